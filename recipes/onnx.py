@@ -1,0 +1,77 @@
+"""ONNX: torch.onnx's exporter, opset 20; an int8 program becomes QuantizeLinear/DequantizeLinear."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import TensorProto, numpy_helper
+from torch.export import ExportedProgram
+
+from . import Names, Options, Programs
+
+OPSET = 20
+_SMALLEST_HALF = 64  # elements; smaller tensors save nothing as fp16
+
+
+def to_model(program: ExportedProgram, names: Names) -> onnx.ModelProto:
+    """The ONNX model of one program, its inputs and outputs under their names."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(names.inputs),
+            output_names=list(names.outputs),
+            verbose=False,
+        )
+    if exported is None:
+        raise RuntimeError("torch.onnx.export gave no model")
+    model = exported.model_proto
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]  # module paths and stack traces of the exporting machine
+        node.doc_string = ""
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        del value.metadata_props[:]
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+    return model
+
+
+def store_half(model: onnx.ModelProto) -> None:
+    """Stores float weights as float16, each followed by a cast: the arithmetic stays float32."""
+    casts = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type != TensorProto.FLOAT or values.size < _SMALLEST_HALF:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), name + ".half"))
+        casts.append(
+            onnx.helper.make_node("Cast", [name + ".half"], [name], to=TensorProto.FLOAT)
+        )
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def export(programs: Programs, directory: Path, options: Options) -> dict[str, list[Path]]:
+    """Writes <component>.onnx for each program; returns the files by component."""
+    files = {}
+    for name, program in programs.items():
+        model = to_model(program, options.names[name])
+        if options.precision == "fp16":
+            store_half(model)
+        onnx.checker.check_model(model)
+        path = directory / f"{name}.onnx"
+        path.write_bytes(model.SerializeToString())
+        files[name] = [path]
+    return files

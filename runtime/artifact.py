@@ -1,0 +1,289 @@
+"""An artifact: a directory that is whole or absent, checked by hash when it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import BadInput, EnvironmentFailed
+from .signature import Signature, signature_from_json
+
+SCHEMA = 1
+TARGETS = ("openvino", "onnx", "executorch")
+PRECISIONS = ("fp32", "fp16", "int8")
+CPUS = ("portable", "vnni", "arm")
+STEPS = ("feed_forward",)
+MANIFEST = "manifest.json"
+OWN_FILES = (MANIFEST, "generator.json")  # what marks a folder as written by genedge
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of the artifact: its name in the directory, its size and its sha256 in hex."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Component:
+    """One graph: names of its inputs and outputs in order, and the files that hold it.
+
+    The first file is the one to load; the others lie beside it.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    files: tuple[StoredFile, ...]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What manifest.json says, and where it lies. `hash` is the sha256 of manifest.json."""
+
+    directory: Path
+    hash: str
+    name: str
+    target: str
+    precision: str
+    cpu: str
+    components: tuple[Component, ...]
+    signature: Signature
+    tokenizer: StoredFile | None
+    golden: StoredFile | None
+    golden_count: int
+    generator_hash: str
+    about: Mapping[str, Any]
+
+    @property
+    def bytes(self) -> int:
+        """Size in bytes of all files but the golden pictures; they are apart from any budget."""
+        files = [f for c in self.components for f in c.files]
+        own = sum(f.bytes for f in files) + (self.tokenizer.bytes if self.tokenizer else 0)
+        return own + (self.directory / MANIFEST).stat().st_size
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Golden prompts and what the float generator drew for them.
+
+    prompts: N texts; seeds: N; pictures: uint8 (N, H, W, 4), straight alpha. simulated: the same
+    by the simulation of the int8 graph, or None where the artifact is not int8.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    pictures: np.ndarray
+    simulated: np.ndarray | None
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of the file's bytes, read as a stream."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def stored(path: Path) -> StoredFile:
+    """Describes a file that was just written."""
+    return StoredFile(path.name, path.stat().st_size, sha256_of(path))
+
+
+def _old(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.old")
+
+
+def recover(directory: Path) -> None:
+    """Undoes what a crash left: an old folder moved aside comes back, half-written ones go."""
+    old = _old(directory)
+    if old.is_dir():
+        if directory.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(directory)
+    if directory.parent.is_dir():
+        for partial in directory.parent.glob(f".{directory.name}.partial-*"):
+            pid = partial.name.rsplit("-", 1)[1]
+            if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(directory: Path, force: bool = False) -> Iterator[Path]:
+    """Gives a folder to fill; on leaving, it becomes `directory` in one rename.
+
+    Where the body raises, nothing is left. Raises BadInput where `directory` exists and `force` is
+    false, or its parent can not be written; EnvironmentFailed where the disk is full.
+    """
+    directory = directory.absolute()
+    recover(directory)
+    if directory.exists() and not force:
+        raise BadInput(f"{directory} exists already; use --force to replace it, or another --out")
+    if directory.exists() and not any((directory / n).is_file() for n in OWN_FILES):
+        raise BadInput(f"{directory} exists and was not written by genedge; choose another --out")
+    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as problem:
+        raise BadInput(
+            f"{directory.parent} can not be written ({problem.strerror}); choose another --out"
+        ) from None
+    try:
+        yield partial
+        if directory.exists():
+            directory.rename(_old(directory))
+        partial.rename(directory)
+        shutil.rmtree(_old(directory), ignore_errors=True)
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentFailed(
+                f"{directory.parent}: the disk is full; free some space and export again"
+            ) from None
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_manifest(folder: Path, row: Mapping[str, Any]) -> None:
+    """The last file of an artifact to be written."""
+    (folder / MANIFEST).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n")
+
+
+def file_json(file: StoredFile) -> dict[str, Any]:
+    """A row of the manifest."""
+    return {"path": file.path, "bytes": file.bytes, "sha256": file.sha256}
+
+
+def _file(row: Mapping[str, Any], where: Path) -> StoredFile:
+    name = str(row["path"])
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise BadInput(f"{where}: file name {name!r} leaves the artifact; export it again")
+    return StoredFile(name, int(row["bytes"]), str(row["sha256"]))
+
+
+def _one_of(row: Mapping[str, Any], key: str, known: tuple[str, ...], where: Path) -> str:
+    value = str(row[key])
+    if value not in known:
+        raise BadInput(f"{where}: {key} {value!r} is unknown; known: {', '.join(known)}")
+    return value
+
+
+def read_artifact(directory: Path) -> Artifact:
+    """Reads manifest.json, without the files that it names.
+
+    Raises BadInput where it is missing, damaged, or of a newer schema version.
+    """
+    recover(directory.absolute())
+    path = directory / MANIFEST
+    if not path.is_file():
+        what = "has no manifest.json" if directory.is_dir() else "does not exist"
+        raise BadInput(f"{directory} {what}; name a folder that genedge export wrote")
+    data = path.read_bytes()
+    try:
+        row = json.loads(data)
+        schema = row["schema"]
+        if not isinstance(schema, int) or schema < 1:
+            raise ValueError(f"schema {schema!r}")
+        if schema > SCHEMA:
+            raise BadInput(
+                f"{path}: schema version {schema} is newer than this genedge reads ({SCHEMA}); "
+                f"update genedge"
+            )
+        if not row["steps"] or any(s not in STEPS for s in row["steps"]):
+            raise BadInput(f"{path}: steps {row['steps']} are unknown; known: {', '.join(STEPS)}")
+        components = tuple(
+            Component(
+                str(c["name"]),
+                tuple(c["inputs"]),
+                tuple(c["outputs"]),
+                tuple(_file(f, path) for f in c["files"]),
+            )
+            for c in row["components"]
+        )
+        if not components or not all(c.files for c in components):
+            raise ValueError("components without files")
+        tokenizer, golden = row.get("tokenizer"), row.get("golden")
+        return Artifact(
+            directory=directory,
+            hash=hashlib.sha256(data).hexdigest(),
+            name=str(row["name"]),
+            target=_one_of(row, "target", TARGETS, path),
+            precision=_one_of(row, "precision", PRECISIONS, path),
+            cpu=_one_of(row, "cpu", CPUS, path),
+            components=components,
+            signature=signature_from_json(row["signature"], str(path)),
+            tokenizer=_file(tokenizer, path) if tokenizer else None,
+            golden=_file(golden, path) if golden else None,
+            golden_count=int(golden["count"]) if golden else 0,
+            generator_hash=str(row["generator"]["sha256"]),
+            about=row,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise BadInput(f"{path} is damaged ({problem!r}); export it again") from None
+
+
+def check_files(artifact: Artifact, golden: bool = False) -> None:
+    """Compares every file with its size and sha256. Raises BadInput naming the first that differs.
+
+    The golden pictures are looked at where `golden` is true: an app may delete them.
+    """
+    files = [f for c in artifact.components for f in c.files]
+    files += [artifact.tokenizer] if artifact.tokenizer else []
+    files += [artifact.golden] if golden and artifact.golden else []
+    for file in files:
+        path = artifact.directory / file.path
+        if not path.is_file():
+            raise BadInput(f"{path} is missing; export it again")
+        size = path.stat().st_size
+        if size != file.bytes:
+            raise BadInput(
+                f"{path} has {size:,} bytes, manifest.json says {file.bytes:,}; export it again"
+            )
+        if sha256_of(path) != file.sha256:
+            raise BadInput(
+                f"{path}: sha256 does not match manifest.json (file changed after export); "
+                f"export it again"
+            )
+
+
+def write_golden(path: Path, golden: Golden) -> None:
+    """golden.npz: prompts, seeds, pictures and, for int8, simulated; no pickled arrays."""
+    arrays = {
+        "prompts": np.array(golden.prompts, dtype=np.str_),
+        "seeds": np.array(golden.seeds, dtype=np.int64),
+        "pictures": golden.pictures,
+    }
+    if golden.simulated is not None:
+        arrays["simulated"] = golden.simulated
+    np.savez_compressed(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+
+
+def read_golden(artifact: Artifact) -> Golden:
+    """Raises BadInput where golden.npz is missing or damaged."""
+    if artifact.golden is None:
+        raise BadInput(f"{artifact.directory} has no golden pictures; export it again")
+    path = artifact.directory / artifact.golden.path
+    if not path.is_file():
+        raise BadInput(f"{path} is missing; export it again, or name --reference MODEL")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Golden(
+                prompts=tuple(str(p) for p in arrays["prompts"]),
+                seeds=tuple(int(s) for s in arrays["seeds"]),
+                pictures=arrays["pictures"],
+                simulated=arrays["simulated"] if "simulated" in arrays else None,
+            )
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as problem:
+        raise BadInput(f"{path} is damaged ({problem}); export it again") from None

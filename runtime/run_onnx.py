@@ -1,0 +1,35 @@
+"""Runs a component with ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .artifact import Component
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+def load(directory: Path, component: Component, threads: int) -> Run:
+    """Opens a session on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        str(directory / component.files[0].path), options, providers=["CPUExecutionProvider"]
+    )
+    known = {i.name for i in session.get_inputs()}
+
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        fed = {k: v for k, v in inputs.items() if k in known}
+        return dict(
+            zip(component.outputs, session.run(list(component.outputs), fed), strict=True)
+        )
+
+    return run

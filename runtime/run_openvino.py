@@ -1,0 +1,40 @@
+"""Runs a component with OpenVINO."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .artifact import Component
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+def load(directory: Path, component: Component, threads: int) -> Run:
+    """Compiles for the CPU in float32 arithmetic (never bf16 by itself); int8 layers stay int8."""
+    os.environ.setdefault("OPENVINO_TELEMETRY", "0")
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(directory / component.files[0].path)
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,
+    }
+    compiled = core.compile_model(model, "CPU", settings)
+    known = {name for port in compiled.inputs for name in port.get_names()}
+    request = compiled.create_infer_request()
+
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        request.infer({k: v for k, v in inputs.items() if k in known}, share_inputs=True)
+        outputs = component.outputs
+        return {n: np.array(request.get_output_tensor(i).data) for i, n in enumerate(outputs)}
+
+    return run

@@ -1,0 +1,216 @@
+"""A Generator: torch modules, and everything around them that makes a picture of a prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from genedge.runtime.artifact import writing
+from genedge.runtime.errors import BadInput
+from genedge.runtime.picture import to_pixels
+from genedge.runtime.run import Feed, prepare
+from genedge.runtime.signature import Signature, signature_from_json
+from genedge.runtime.tokenizer import PromptTokenizer, load_tokenizer
+
+GENERATOR_FILE, WEIGHTS_FILE, TOKENIZER_FILE = (
+    "generator.json",
+    "weights.safetensors",
+    "tokenizer.json",
+)
+_SCHEMA = 1
+
+# Constructors by name: a saved generator names one of these, never a module of its own.
+CONSTRUCTORS = {"emoji": "genedge.toolkit.zoo.emoji:components"}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One torch module of a generator; its inputs and outputs by name, in order."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained generator. Passes take one and return one.
+
+    components run in order, each reading named tensors and adding its own. calibration: prompts
+    that int8 ranges are measured on. golden: prompts that artifacts are verified with; none of the
+    two lists holds a prompt of the other. history: one row per pass that made it.
+    """
+
+    name: str
+    components: tuple[Component, ...]
+    signature: Signature
+    tokenizer: PromptTokenizer | None = None
+    tokenizer_json: str = ""
+    calibration: tuple[str, ...] = ()
+    golden: tuple[str, ...] = ()
+    constructor: str = ""
+    history: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+
+    def prepare(self, prompt: str, seed: int, style: str = "") -> Feed:
+        """Inputs for one picture; see genedge.runtime.run.prepare."""
+        return prepare(self.signature, self.tokenizer, prompt, seed, style)
+
+    @torch.no_grad()
+    def tensors(self, feed: Feed) -> dict[str, Tensor]:
+        """Every named tensor of one picture: inputs, what passes between components, output."""
+        named = {k: torch.from_numpy(v) for k, v in feed.inputs.items()}
+        for component in self.components:
+            results = component.module(*(named[n] for n in component.inputs))
+            results = results if isinstance(results, tuple) else (results,)
+            named |= dict(zip(component.outputs, results, strict=True))
+        return named
+
+    def pixels(self, feed: Feed) -> np.ndarray:
+        """uint8 (H, W, 4), straight alpha: the float reference."""
+        return to_pixels(self.tensors(feed)[self.signature.output_name].numpy(), self.signature)
+
+    def hash(self) -> str:
+        """sha256 over names, shapes and bytes of all weights, and over the tokenizer."""
+        digest = hashlib.sha256(self.tokenizer_json.encode())
+        for name, tensor in sorted(weights_of(self).items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def with_modules(self, modules: Sequence[nn.Module], note: Mapping[str, Any]) -> Generator:
+        """The same generator with other modules, one per component, and a row of history more."""
+        components = tuple(
+            replace(c, module=m.eval()) for c, m in zip(self.components, modules, strict=True)
+        )
+        return replace(self, components=components, history=(*self.history, note))
+
+
+def weights_of(generator: Generator) -> dict[str, Tensor]:
+    """All parameters and buffers, as "component.name"."""
+    return {
+        f"{c.name}.{k}": v for c in generator.components for k, v in c.module.state_dict().items()
+    }
+
+
+def golden_seed(index: int) -> int:
+    """The fixed seed of the golden prompt of this index."""
+    return 1000 + index
+
+
+def save(generator: Generator, directory: Path, force: bool = False, half: bool = False) -> None:
+    """Writes generator.json, weights.safetensors and tokenizer.json, whole or not at all.
+
+    half: stores weights as float16. Raises what genedge.runtime.artifact.writing raises, and
+    BadInput for a generator without a constructor's name.
+    """
+    if generator.constructor not in CONSTRUCTORS:
+        raise BadInput(f"{generator.name}: only generators of a known constructor can be saved")
+    with writing(directory, force) as folder:
+        dtype = torch.float16 if half else torch.float32
+        weights = {k: v.to(dtype).contiguous() for k, v in weights_of(generator).items()}
+        save_file(weights, folder / WEIGHTS_FILE)
+        (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
+        row = {
+            "schema": _SCHEMA,
+            "name": generator.name,
+            "constructor": generator.constructor,
+            "signature": generator.signature.to_json(),
+            "components": [
+                {"name": c.name, "inputs": list(c.inputs), "outputs": list(c.outputs)}
+                for c in generator.components
+            ],
+            "calibration": list(generator.calibration),
+            "golden": list(generator.golden),
+            "history": list(generator.history),
+        }
+        (folder / GENERATOR_FILE).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n")
+
+
+def _named(text: str) -> Callable[..., Any]:
+    """The function of "package.module:function". Raises BadInput where there is none."""
+    module, _, function = text.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as problem:
+        raise BadInput(f"{text}: no such function ({problem})") from None
+
+
+def load_saved(directory: Path) -> Generator:
+    """Reads what `save` wrote. Raises BadInput naming the file that is missing or damaged."""
+    path = directory / GENERATOR_FILE
+    if not path.is_file():
+        raise BadInput(f"{directory} holds no {GENERATOR_FILE}; name a folder saved by genedge")
+    try:
+        row = json.loads(path.read_text())
+        if row["schema"] > _SCHEMA:
+            raise BadInput(f"{path}: schema {row['schema']} is newer; update genedge")
+        signature = signature_from_json(row["signature"], str(path))
+        modules: dict[str, nn.Module] = _named(CONSTRUCTORS[row["constructor"]])()
+        names = [(c["name"], tuple(c["inputs"]), tuple(c["outputs"])) for c in row["components"]]
+        components = tuple(Component(n, modules[n].eval(), i, o) for n, i, o in names)
+        prompts = tuple(row["calibration"]), tuple(row["golden"])
+    except (ValueError, KeyError, TypeError) as problem:
+        raise BadInput(f"{path} is damaged ({problem!r})") from None
+    try:
+        weights = load_file(directory / WEIGHTS_FILE)
+    except Exception as problem:  # safetensors raises its own bare kinds
+        raise BadInput(
+            f"{directory / WEIGHTS_FILE} is missing or damaged ({problem})"
+        ) from None
+    for component in components:
+        mine = {
+            k.removeprefix(component.name + "."): v.float()
+            for k, v in weights.items()
+            if k.startswith(component.name + ".")
+        }
+        try:
+            component.module.load_state_dict(mine)
+        except RuntimeError as problem:
+            reason = str(problem).splitlines()[-1].strip()
+            raise BadInput(f"{directory / WEIGHTS_FILE} does not fit: {reason}") from None
+    tokenizer = None
+    if signature.tokenizer is not None:
+        tokenizer = load_tokenizer(directory / TOKENIZER_FILE, dict(signature.tokenizer))
+    return Generator(
+        name=str(row["name"]),
+        components=components,
+        signature=signature,
+        tokenizer=tokenizer,
+        tokenizer_json=(directory / TOKENIZER_FILE).read_text() if tokenizer else "",
+        calibration=prompts[0],
+        golden=prompts[1],
+        constructor=str(row["constructor"]),
+        history=tuple(row["history"]),
+    )
+
+
+def resolve(model: str) -> Generator:
+    """MODEL of the command line: `emoji`, a folder saved by genedge, or package.module:function.
+
+    Raises BadInput where it is none of these.
+    """
+    if model in CONSTRUCTORS:
+        module = importlib.import_module(CONSTRUCTORS[model].split(":")[0])
+        return load_saved(Path(str(module.__file__)).parent / "checkpoint")
+    if ":" in model:
+        made = _named(model)()
+        if not isinstance(made, Generator):
+            raise BadInput(f"{model} returned {type(made).__name__}, not a Generator")
+        return made
+    if Path(model).is_dir():
+        return load_saved(Path(model))
+    raise BadInput(
+        f"model {model!r} is unknown; use emoji, a folder saved by genedge, or "
+        f"package.module:function"
+    )

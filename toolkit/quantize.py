@@ -1,0 +1,216 @@
+"""One static int8 graph per component, made from the float generator, for all three targets.
+
+PT2E of torchao: our quantizer annotates what XNNPACK, ONNX Runtime and OpenVINO all fuse
+(convolution or linear layer, addition, multiplication, each with the ReLU or clamp behind it), so
+that the same integers are computed everywhere. Weights are symmetric per output channel,
+activations asymmetric per tensor. Under the CPU profile `portable` weights use 7 bits: x86 without
+VNNI adds pairs of products in 16 bits, which 8-bit weights overflow.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import (
+    HistogramObserver,
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+)
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import (
+    FixedQParamsQuantizationSpec,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    Quantizer,
+    SharedQuantizationSpec,
+)
+
+from .generator import Generator
+from .programs import example_inputs, export_module
+
+_aten = torch.ops.aten
+_WEIGHTED = {_aten.conv2d.default, _aten.linear.default}
+_BINARY = {_aten.add.Tensor, _aten.mul.Tensor}
+_ACTIVATIONS = {_aten.relu.default, _aten.hardtanh.default}
+_MOVES = {
+    _aten.view.default,
+    _aten.reshape.default,
+    _aten.permute.default,
+    _aten.transpose.int,
+    _aten.unsqueeze.default,
+    _aten.flatten.using_ints,
+    _aten.pixel_shuffle.default,
+}
+_KEY = "quantization_annotation"
+# A clamp to [0, 1] ends in whole grey levels: 0 and 255 are exact.
+_GREY_LEVELS = FixedQParamsQuantizationSpec(
+    dtype=torch.int8,
+    scale=1 / 255,
+    zero_point=-128,
+    quant_min=-128,
+    quant_max=127,
+    qscheme=torch.per_tensor_affine,
+)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """int8 programs by component, and how many tensors of which kind the plan stores.
+
+    planned_int8, planned_float: bytes of the weights that become int8, and of those that do not.
+    """
+
+    programs: dict[str, ExportedProgram]
+    modules: dict[str, nn.Module]
+    planned_int8: int
+    planned_float: int
+
+
+class Int8Embedding(nn.Module):
+    """A token table of int8 values and one scale: gathers, then converts."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.scale = float(weight.abs().max()) / 127
+        self.register_buffer("table", (weight / self.scale).round().clamp(-127, 127).to(torch.int8))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self.table).to(torch.float32) * self.scale
+
+
+def _with_int8_tables(module: nn.Module) -> nn.Module:
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Embedding):
+                setattr(parent, name, Int8Embedding(child.weight.detach()))
+    return module
+
+
+class CommonQuantizer(Quantizer):
+    """Annotates what all three targets fuse; `keep` names modules that stay float."""
+
+    def __init__(self, weight_bits: int = 8, keep: Iterable[str] = (), minmax: bool = False) -> None:
+        super().__init__()
+        observer = MinMaxObserver if minmax else HistogramObserver
+        top = 2 ** (weight_bits - 1) - 1
+        self.activation = QuantizationSpec(
+            dtype=torch.int8,
+            observer_or_fake_quant_ctr=observer.with_args(eps=2**-12),
+            quant_min=-128,
+            quant_max=127,
+            qscheme=torch.per_tensor_affine,
+        )
+        self.weight = QuantizationSpec(
+            dtype=torch.int8,
+            observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=2**-16),
+            quant_min=-top,
+            quant_max=top,
+            qscheme=torch.per_channel_symmetric,
+            ch_axis=0,
+        )
+        self.keep = tuple(keep)
+
+    def _kept(self, node: Node) -> bool:
+        stack = node.meta.get("nn_module_stack") or {}
+        paths = [path for path, _ in stack.values()]
+        return any(p == k or p.endswith("." + k) for p in paths for k in self.keep)
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        for node in model.graph.nodes:
+            if node.op != "call_function" or self._kept(node):
+                continue
+            if node.target in _WEIGHTED:
+                inputs = {node.args[0]: self.activation, node.args[1]: self.weight}
+            elif node.target in _BINARY and all(_is_float(a) for a in node.args[:2]):
+                inputs = dict.fromkeys(node.args[:2], self.activation)
+            elif node.target in _MOVES and _KEY in node.args[0].meta:
+                shared = SharedQuantizationSpec(node.args[0])
+                node.meta[_KEY] = QuantizationAnnotation({node.args[0]: shared}, shared, True)
+                continue
+            else:
+                continue
+            users = list(node.users)
+            last = users[0] if len(users) == 1 and users[0].target in _ACTIVATIONS else node
+            output = _GREY_LEVELS if _ends_in_grey(last) else self.activation
+            if last is node:
+                node.meta[_KEY] = QuantizationAnnotation(inputs, output, True)
+            else:
+                node.meta[_KEY] = QuantizationAnnotation(inputs, None, True)
+                last.meta[_KEY] = QuantizationAnnotation({}, output, True)
+        return model
+
+    def validate(self, model: GraphModule) -> None:
+        return None
+
+
+def _is_float(value: object) -> bool:
+    if not isinstance(value, Node) or value.target in (_aten.to.dtype, _aten._to_copy.default):
+        return False
+    tensor = value.meta.get("val")
+    return isinstance(tensor, Tensor) and tensor.dtype == torch.float32
+
+
+def _ends_in_grey(node: Node) -> bool:
+    return node.target is _aten.hardtanh.default and tuple(node.args[1:3]) == (0.0, 1.0)
+
+
+def quantize(
+    generator: Generator,
+    *,
+    cpu: str = "portable",
+    keep: Iterable[str] = (),
+    calibration: int = 128,
+    minmax: bool = False,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Quantized:
+    """Calibrates on `calibration` of the generator's prompts, one at a time, and converts.
+
+    keep: names of modules, as "component.module", that stay float. Each component is calibrated
+    on what the float components before it give. report(what, done, total) is called on the way.
+    """
+    bits = 7 if cpu == "portable" else 8
+    keep = tuple(keep)
+    prepared: dict[str, nn.Module] = {}
+    for component in generator.components:
+        mine = [k.partition(".")[2] for k in keep if k.startswith(component.name + ".")]
+        example = example_inputs(generator, component)
+        graph = export_module(_with_int8_tables(component.module), example).module()
+        prepared[component.name] = prepare_pt2e(graph, CommonQuantizer(bits, mine, minmax))
+    prompts = generator.calibration[:calibration] or ("",)
+    for i, prompt in enumerate(prompts):
+        tensors = generator.tensors(generator.prepare(prompt, seed=i))
+        for component in generator.components:
+            with torch.no_grad():
+                prepared[component.name](*(tensors[n] for n in component.inputs))
+        report("calibrate", i + 1, len(prompts))
+    programs, modules, small, large = {}, {}, 0, 0
+    for component in generator.components:
+        converted = convert_pt2e(prepared[component.name])
+        program = export_module(converted, example_inputs(generator, component))
+        programs[component.name] = program
+        modules[component.name] = program.module()
+        for tensor in list(program.state_dict.values()) + list(program.constants.values()):
+            if isinstance(tensor, Tensor):
+                size = tensor.numel() * tensor.element_size()
+                if tensor.dtype == torch.int8:
+                    small += size
+                else:
+                    large += size
+    return Quantized(programs, modules, small, large)
+
+
+def simulated(generator: Generator, quantized: Quantized) -> Generator:
+    """The generator with its int8 graphs in place: PT2E's own simulation, in float arithmetic."""
+    note = {"pass": "quantize", "int8_bytes": quantized.planned_int8}
+    components = tuple(
+        replace(c, module=quantized.modules[c.name]) for c in generator.components
+    )
+    return replace(generator, components=components, history=(*generator.history, note))

@@ -1,0 +1,114 @@
+"""Prompts for training: names, names with keywords, and keywords that fit several emoji."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from genedge.runtime.tokenizer import PromptTokenizer
+
+from .data import Art
+from .model import TOKENS, VOCABULARY
+
+PAD = 0
+_OPENINGS = ("a ", "an ", "the ", "a picture of ", "a drawing of ", "an emoji of ", "draw ", "one ")
+
+
+def plain(name: str) -> str:
+    """A name as people type it: lower case, without brackets, colons and commas."""
+    return " ".join(re.sub(r"[():,!?]+", " ", name.lower()).split())
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What can be said of each emoji that training may see.
+
+    names: row → its name. tags: row → keywords. vague: keyword → rows that fit it, two at least
+    or one where the keyword is not itself a name. rows: those of known emoji.
+    """
+
+    names: dict[int, str]
+    tags: dict[int, tuple[str, ...]]
+    symbols: dict[int, str]
+    vague: dict[str, tuple[int, ...]]
+    rows: np.ndarray
+
+
+def captions_of(art: Art) -> Captions:
+    """Names and keywords of the emoji that are not held out."""
+    known = [i for i, e in enumerate(art.emoji) if not e.held_out]
+    names = {i: plain(art.emoji[i].name) for i in known}
+    tags = {i: tuple(plain(t) for t in art.emoji[i].tags if plain(t)) for i in known}
+    by_name = Counter(names.values())
+    fitting: dict[str, list[int]] = {}
+    for i in known:
+        words = set(tags[i]) | set(names[i].split())
+        for word in words | {plain(art.emoji[i].group.replace("&", " "))}:
+            if word not in by_name and len(word) > 1:
+                fitting.setdefault(word, []).append(i)
+    dull = {"with", "and", "of", "on", "in", "the", "to", "at", "for", "or", "no", "not", "off"}
+    vague = {w: tuple(rows) for w, rows in sorted(fitting.items()) if w not in dull}
+    symbols = {i: "".join(chr(int(c, 16)) for c in art.emoji[i].code.split("-")) for i in known}
+    return Captions(names, tags, symbols, vague, np.array(known))
+
+
+def name_prompt(captions: Captions, row: int, random: np.random.Generator) -> str:
+    """A prompt that means this emoji: its name, varied, now and then with keywords behind."""
+    name = captions.names[row]
+    dice = random.random()
+    if dice < 0.04:
+        return captions.symbols[row]
+    if dice < 0.14:
+        words = name.split()
+        random.shuffle(words)
+        name = " ".join(words)
+    if random.random() < 0.3:
+        name = _OPENINGS[random.integers(len(_OPENINGS))] + name
+    tags = captions.tags[row]
+    if tags and random.random() < 0.25:
+        count = int(random.integers(1, min(3, len(tags)) + 1))
+        chosen = [tags[i] for i in random.choice(len(tags), count, replace=False)]
+        joint = ", " if random.random() < 0.5 else " "
+        pieces = [name, *chosen] if random.random() < 0.7 else [*chosen, name]
+        name = joint.join(pieces)
+    return name
+
+
+def vague_prompt(captions: Captions, word: str, random: np.random.Generator) -> str:
+    """A keyword, now and then with an opening."""
+    return (
+        _OPENINGS[random.integers(len(_OPENINGS))] + word if random.random() < 0.3 else word
+    )
+
+
+def train_tokenizer(captions: Captions, path: Path) -> None:
+    """Byte-level BPE of 2,048 tokens, without normaliser and character classes, saved as JSON."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [
+            pre_tokenizers.Split(" ", "merged_with_next"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    lines = [" " + name for name in captions.names.values() for _ in range(3)]
+    lines += [" " + word for word in captions.vague]
+    lines += [" " + opening.strip() for opening in _OPENINGS]
+    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.save(str(path))
+
+
+def load_trained(path: Path) -> PromptTokenizer:
+    """The tokenizer that `train_tokenizer` wrote."""
+    return PromptTokenizer(Tokenizer.from_file(str(path)), TOKENS, PAD)

@@ -1,0 +1,166 @@
+"""First phase: one code per emoji, learned together with the decoder that draws it.
+
+Generative latent optimisation (Bojanowski et al., arXiv 1707.05776): no encoder; the code of an
+emoji is a parameter, shared by all its styles, and gradients reach it through the decoder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genedge.toolkit.train import Average, Report, falling, run_phase, set_rates
+
+from .data import STYLES, Art
+from .judge import judge
+from .losses import picture_loss
+from .model import CODE_CHANNELS, CODE_SIZE, Decoder
+
+STEPS, BATCH = 24_000, 32
+CODE_NOISE = 0.8  # largest, in units of the codes' standard deviation, which starts at 1
+
+
+class Codes(nn.Module):
+    """One code per emoji of the art, (N, 64, 4, 4); held-out emoji have a row that nothing uses."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(start.clone())
+
+
+def pictures_of(art: Art, rows: np.ndarray) -> Tensor:
+    """uint8 (N, 4, 64, 64) of the art's rows."""
+    return torch.from_numpy(np.ascontiguousarray(art.pictures[rows].transpose(0, 3, 1, 2)))
+
+
+def starting_codes(art: Art) -> Tensor:
+    """Principal components of the 4×4 cells of small pictures, all styles side by side.
+
+    float32 (emoji, 64, 4, 4), overall standard deviation 1. A style that an emoji lacks, or that
+    is held out, is filled by the mean of the style.
+    """
+    rows = np.flatnonzero(art.train)
+    small = F.avg_pool2d(pictures_of(art, rows).float() / 255, 4)  # (N, 4, 16, 16)
+    style = torch.from_numpy(art.style_of[rows])
+    emoji = torch.from_numpy(art.emoji_of[rows])
+    mean = torch.stack([small[style == s].mean(0) for s in range(len(STYLES))])
+    table = mean[None].repeat(len(art.emoji), 1, 1, 1, 1)
+    table[emoji, style] = small
+    cells = table.flatten(1, 2).unfold(2, 4, 4).unfold(3, 4, 4)  # (E, 28, 4, 4, 4, 4)
+    cells = cells.permute(0, 2, 3, 1, 4, 5).flatten(3)  # (E, 4, 4, 448)
+    known = cells[torch.unique(emoji)].flatten(0, 2)
+    centre = known.mean(0)
+    _, spread, basis = torch.linalg.svd(known - centre, full_matrices=False)
+    spread = spread[:CODE_CHANNELS] / len(known) ** 0.5
+    codes = (cells - centre) @ basis[:CODE_CHANNELS].T
+    codes = codes / spread.sqrt() / spread.sqrt().square().mean().sqrt()
+    return codes.permute(0, 3, 1, 2).contiguous()
+
+
+def one_hot(style: Tensor) -> Tensor:
+    """int64 (B,) → float32 (B, 7)."""
+    return F.one_hot(style, len(STYLES)).float()
+
+
+def to_bytes(picture: Tensor) -> Tensor:
+    """float (B, 4, H, W) → uint8; colour never above alpha, as premultiplied colour can not be."""
+    values = (picture.clamp(0, 1) * 255).round()
+    return torch.cat([torch.minimum(values[:, :3], values[:, 3:]), values[:, 3:]], 1).to(
+        torch.uint8
+    )
+
+
+@torch.no_grad()
+def draw(decoder: Decoder, codes: Tensor, style: Tensor) -> Tensor:
+    """uint8 (N, 4, 64, 64) of codes (N, 64, 4, 4) and styles (N,), in pieces of 64."""
+    return torch.cat(
+        [
+            to_bytes(decoder(c, one_hot(s)))
+            for c, s in zip(codes.split(64), style.split(64), strict=True)
+        ]
+    )
+
+
+def judged_rows(art: Art, count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Rows to judge: `count` training pairs, and every held-out pair of a known emoji."""
+    train = np.flatnonzero(art.train)
+    chosen = np.random.default_rng(seed).choice(train, min(count, len(train)), replace=False)
+    return {"train": np.sort(chosen), "held": np.flatnonzero(art.held_out & ~art.unseen)}
+
+
+def batch_rows(step: int, rows: np.ndarray, batch: int, seed: int) -> np.ndarray:
+    """The rows of one step: each epoch another permutation, so that a resumed run goes on alike."""
+    per_epoch = len(rows) // batch
+    epoch, i = divmod(step, per_epoch)
+    order = np.random.default_rng((seed, epoch)).permutation(len(rows))
+    return rows[order[i * batch : (i + 1) * batch]]
+
+
+def fit_codes(
+    art: Art, work: Path, report: Report, *, steps: int = STEPS, seed: int = 0
+) -> tuple[Decoder, Tensor]:
+    """Trains decoder and codes; returns their averages. Resumes from `work`."""
+    torch.manual_seed(seed)
+    decoder = Decoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    codes = Codes(starting_codes(art))
+    optimizer = torch.optim.Adam(
+        [
+            {"params": decoder.parameters(), "lr": 1.2e-3, "base": 1.2e-3},
+            {"params": codes.parameters(), "lr": 4e-3, "base": 4e-3},
+        ],
+        betas=(0.9, 0.99),
+        fused=True,
+    )
+
+    def live() -> dict[str, Tensor]:
+        return {**dict(decoder.named_parameters()), "codes": codes.table}
+
+    average = Average(live())
+    rows = np.flatnonzero(art.train)
+    pictures, where = pictures_of(art, rows), {int(r): i for i, r in enumerate(rows)}
+
+    def one_step(step: int) -> dict[str, Tensor]:
+        chosen = batch_rows(step, rows, BATCH, seed)
+        target = pictures[[where[int(r)] for r in chosen]].float() / 255
+        target = target.to(memory_format=torch.channels_last)
+        style = one_hot(torch.from_numpy(art.style_of[chosen]))
+        code = codes.table[torch.from_numpy(art.emoji_of[chosen])]
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        size = CODE_NOISE * torch.rand((BATCH, 1, 1, 1), generator=generator)
+        code = code + size * torch.randn(code.shape, generator=generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            raw = decoder.unclamped(code, style)
+        loss = picture_loss(raw.float(), target)
+        set_rates(optimizer, falling(step, steps))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update(live())
+        return {"loss": loss.detach()}
+
+    def averaged() -> tuple[Decoder, Tensor]:
+        copy = Decoder().eval()
+        tensors = dict(average.tensors)
+        table = tensors.pop("codes")
+        copy.load_state_dict(tensors)
+        return copy, table
+
+    def evaluate() -> dict[str, float]:
+        net, table = averaged()
+        scores = {}
+        for name, chosen in judged_rows(art, 500).items():
+            drawn = draw(
+                net,
+                table[torch.from_numpy(art.emoji_of[chosen])],
+                torch.from_numpy(art.style_of[chosen]),
+            )
+            scores |= {f"{name}_{k}": v for k, v in judge(drawn, chosen, art).items()}
+        return scores
+
+    state = {"decoder": decoder, "codes": codes, "optimizer": optimizer, "average": average}
+    run_phase("codes", work, steps, state, one_step, report, evaluate=evaluate)
+    return averaged()

@@ -1,0 +1,114 @@
+"""The two components of `emoji`: a text side that writes a code, and a decoder that draws it.
+
+Both are made of convolutions, linear layers, additions, multiplications and ReLU alone, without
+normalisation, so that every target runs them whole and int8 needs no islands of float.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CODE_CHANNELS, CODE_SIZE = 64, 4
+STYLE_COUNT = 7
+TOKENS, VOCABULARY, NOISE = 32, 2048, 16
+
+
+class Modulated(nn.Module):
+    """Residual block: convolution, scale and shift from `z`, ReLU, convolution, sum, ReLU."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.scale = nn.Linear(width, channels)
+        self.shift = nn.Linear(width, channels)
+        nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
+        nn.init.normal_(self.conv2.weight, std=1e-3)
+        for linear, bias in ((self.scale, 1.0), (self.shift, 0.0)):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.constant_(linear.bias, bias)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """x: (B, C, H, W); z: (B, width)."""
+        scale = self.scale(z).unsqueeze(-1).unsqueeze(-1)
+        shift = self.shift(z).unsqueeze(-1).unsqueeze(-1)
+        h = self.conv1(x) * scale + shift
+        return torch.relu(x + self.conv2(torch.relu(h)))
+
+
+class Decoder(nn.Module):
+    """Code and style → premultiplied RGBA picture, 64×64.
+
+    widths and blocks: channels and residual blocks at 4×4, 8×8, 16×16 and 32×32.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (256, 160, 96, 64),
+        blocks: tuple[int, ...] = (2, 2, 2, 1),
+        z_width: int = 256,
+    ) -> None:
+        super().__init__()
+        self.style_in = nn.Linear(STYLE_COUNT, z_width)
+        self.code_in = nn.Linear(CODE_CHANNELS * CODE_SIZE**2, z_width)
+        self.z_hidden = nn.Linear(z_width, z_width)
+        self.entry = nn.Conv2d(CODE_CHANNELS, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(Modulated(w, z_width) for _ in range(n))
+            for w, n in zip(widths, blocks, strict=True)
+        )
+        after = [*widths[1:], 16]
+        self.ups = nn.ModuleList(
+            nn.Conv2d(w, 4 * a, 1) for w, a in zip(widths, after, strict=True)
+        )
+        self.shuffle = nn.PixelShuffle(2)
+        self.exit = nn.Conv2d(16, 4, 3, padding=1)
+        nn.init.normal_(self.style_in.weight, std=0.5)
+
+    def unclamped(self, code: Tensor, style: Tensor) -> Tensor:
+        """The picture before the clamp to [0, 1]: what training looks at."""
+        z = torch.relu(self.code_in(code.flatten(1)) + self.style_in(style))
+        z = torch.relu(self.z_hidden(z))
+        x = torch.relu(self.entry(code))
+        for blocks, up in zip(self.blocks, self.ups, strict=True):
+            for block in blocks:  # type: ignore[attr-defined]
+                x = block(x, z)
+            x = self.shuffle(up(x))
+        return self.exit(torch.relu(x))
+
+    def forward(self, code: Tensor, style: Tensor) -> Tensor:
+        """code: float32 (B, 64, 4, 4); style: float32 (B, 7), one-hot.
+
+        Returns float32 (B, 4, 64, 64) in [0, 1]: premultiplied red, green, blue, and alpha.
+        """
+        return F.hardtanh(self.unclamped(code, style), 0.0, 1.0)
+
+
+class TextSide(nn.Module):
+    """Tokens and noise → code. The noise picks one meaning where the prompt has several."""
+
+    def __init__(self, embedding: int = 160, width: int = 384, hidden: int = 1024) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, embedding)
+        self.conv1 = nn.Conv2d(embedding, width, (1, 3), padding=(0, 1))
+        self.conv2 = nn.Conv2d(width, width, (1, 3), padding=(0, 1))
+        self.words = nn.Linear(width, hidden)
+        self.noise = nn.Linear(NOISE, hidden, bias=False)
+        self.hidden = nn.Linear(hidden, hidden)
+        self.write = nn.Linear(hidden, CODE_CHANNELS * CODE_SIZE**2)
+        nn.init.normal_(self.embedding.weight, std=0.5)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """tokens: int64 (B, 32) → float32 (B, width): the sum over the sequence, scaled."""
+        x = self.embedding(tokens).transpose(1, 2).unsqueeze(2)
+        x = torch.relu(self.conv1(x))
+        x = torch.relu(self.conv2(x))
+        return x.mean((2, 3), keepdim=True).flatten(1)
+
+    def forward(self, tokens: Tensor, noise: Tensor) -> Tensor:
+        """tokens: int64 (B, 32); noise: float32 (B, 16). Returns float32 (B, 64, 4, 4)."""
+        h = torch.relu(self.words(self.pooled(tokens)) + self.noise(noise))
+        h = torch.relu(self.hidden(h))
+        return self.write(h).view(-1, CODE_CHANNELS, CODE_SIZE, CODE_SIZE)

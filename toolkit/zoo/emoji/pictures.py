@@ -1,0 +1,142 @@
+"""Third and fourth phase: text side and decoder together, judged by the pictures they draw.
+
+`joint` goes on with the losses of the first phase, from prompts; `sharpen` adds a discriminator.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genedge.toolkit.train import Average, Report, falling, run_phase, set_rates
+
+from .codes import BATCH, batch_rows, one_hot, pictures_of
+from .data import Art
+from .losses import picture_loss
+from .model import NOISE, Decoder, TextSide
+from .sharpen import Discriminator, critic_loss, feature_distance, r1_penalty
+from .text import PromptBatches, judge_prompts, vague_loss
+
+JOINT_STEPS, SHARPEN_STEPS = 6000, 3000
+CODE_WEIGHT, VAGUE_WEIGHT = 0.02, 0.02
+ADVERSARIAL_WEIGHT, FEATURE_WEIGHT, R1_WEIGHT, R1_EVERY = 0.04, 0.05, 1.0, 8
+
+
+def fit_pictures(
+    phase: str,
+    art: Art,
+    batches: PromptBatches,
+    text: TextSide,
+    decoder: Decoder,
+    work: Path,
+    report: Report,
+    *,
+    steps: int,
+    rates: tuple[float, float] = (3e-4, 4e-4),
+    critic: Discriminator | None = None,
+    seed: int = 2,
+) -> tuple[TextSide, Decoder]:
+    """Trains copies of text side and decoder; returns their averages. Resumes from `work`.
+
+    rates: of the text side and of the decoder. critic: trained beside them at 4e-4.
+    """
+    torch.manual_seed(seed)
+    live_text, live_decoder = TextSide(), Decoder()
+    live_text.load_state_dict(text.state_dict())
+    live_decoder.load_state_dict(decoder.state_dict())
+    live_decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(
+        [
+            {"params": live_text.parameters(), "lr": rates[0], "base": rates[0]},
+            {"params": live_decoder.parameters(), "lr": rates[1], "base": rates[1]},
+        ],
+        betas=(0.9, 0.99),
+        fused=True,
+    )
+
+    def live() -> dict[str, Tensor]:
+        both = {"text": live_text, "decoder": live_decoder}
+        return {f"{k}.{n}": p for k, m in both.items() for n, p in m.named_parameters()}
+
+    average = Average(live())
+    state = {
+        "text": live_text,
+        "decoder": live_decoder,
+        "optimizer": optimizer,
+        "average": average,
+    }
+    if critic is not None:
+        judge_optimizer = torch.optim.Adam(critic.parameters(), lr=4e-4, betas=(0.5, 0.99))
+        state |= {"critic": critic, "critic_optimizer": judge_optimizer}
+    rows = np.flatnonzero(art.train)
+    pictures, where = pictures_of(art, rows), {int(r): i for i, r in enumerate(rows)}
+
+    def one_step(step: int) -> dict[str, Tensor]:
+        random = np.random.default_rng((seed, step))
+        chosen = batch_rows(step, rows, BATCH, seed)
+        target = pictures[[where[int(r)] for r in chosen]].float() / 255
+        target = target.to(memory_format=torch.channels_last)
+        style = one_hot(torch.from_numpy(art.style_of[chosen]))
+        emoji = art.emoji_of[chosen]
+        tokens = batches.names(emoji, random)
+        noise = torch.from_numpy(random.standard_normal((BATCH, NOISE), np.float32))
+        with torch.autocast("cpu", torch.bfloat16):
+            code = live_text(tokens, noise)
+            raw = live_decoder.unclamped(code, style)
+            vague = vague_loss(live_text, batches, random)
+        raw, code = raw.float(), code.float()
+        near = F.mse_loss(code, batches.codes[torch.from_numpy(emoji)])
+        picture = picture_loss(raw, target)
+        loss = picture + CODE_WEIGHT * near + VAGUE_WEIGHT * vague
+        logged = {"picture": picture, "code": near, "vague": vague}
+        fake = raw.clamp(0, 1)
+        if critic is not None:
+            with torch.autocast("cpu", torch.bfloat16):
+                logit, felt = critic(fake, code.detach(), style)
+                with torch.no_grad():
+                    _, wanted = critic(target, code.detach(), style)
+            like = feature_distance([f.float() for f in felt], [w.float() for w in wanted])
+            loss = loss - ADVERSARIAL_WEIGHT * logit.float().mean() + FEATURE_WEIGHT * like
+            logged |= {"fooled": logit.float().mean(), "features": like}
+        set_rates(optimizer, falling(step, steps, flat=0.4))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update(live())
+        if critic is not None:
+            judge_optimizer.zero_grad()
+            seen = code.detach()
+            with torch.autocast("cpu", torch.bfloat16):
+                real_logit, _ = critic(target, seen, style)
+                fake_logit, _ = critic(fake.detach(), seen, style)
+            loss = critic_loss(real_logit.float(), fake_logit.float())
+            logged["critic"] = loss
+            if step % R1_EVERY == 0:
+                penalty = r1_penalty(critic, target, seen, style)
+                loss = loss + R1_WEIGHT / 2 * R1_EVERY * penalty
+            loss.backward()
+            judge_optimizer.step()
+        return {k: v.detach() for k, v in logged.items()}
+
+    def averaged() -> tuple[TextSide, Decoder]:
+        parts = {"text": TextSide().eval(), "decoder": Decoder().eval()}
+        for name, module in parts.items():
+            mine = {k: v for k, v in average.tensors.items() if k.startswith(name + ".")}
+            module.load_state_dict({k.removeprefix(name + "."): v for k, v in mine.items()})
+        return parts["text"], parts["decoder"]  # type: ignore[return-value]
+
+    run_phase(
+        phase,
+        work,
+        steps,
+        state,
+        one_step,
+        report,
+        evaluate=lambda: judge_prompts(*averaged(), batches, art),
+        evaluate_every=1000,
+    )
+    return averaged()

@@ -1,0 +1,152 @@
+"""`genedge train emoji`: from nothing to a saved generator and its model card."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from genedge.runtime.signature import Signature, TensorSpec
+from genedge.toolkit.generator import TOKENIZER_FILE, Component, Generator, load_saved, save
+from genedge.toolkit.train import Report
+
+from . import data
+from .captions import PAD, Captions, captions_of, load_trained, train_tokenizer
+from .codes import fit_codes
+from .model import CODE_CHANNELS, NOISE, TOKENS, VOCABULARY, Decoder, TextSide
+from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
+from .sharpen import Discriminator
+from .text import PromptBatches, fit_text, judge_prompts
+
+CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 44, "emoji": 8, "vague": 12}
+
+
+def signature() -> Signature:
+    """What `emoji` takes and gives."""
+    return Signature(
+        inputs={
+            "tokens": TensorSpec("int64", (1, TOKENS), 0, VOCABULARY - 1, "prompt"),
+            "noise": TensorSpec("float32", (1, NOISE), -6, 6, "noise"),
+            "style": TensorSpec("float32", (1, len(data.STYLES)), 0, 1, "style"),
+        },
+        output_name="picture",
+        output=TensorSpec("float32", (1, 4, data.SIZE, data.SIZE), 0, 1),
+        layout="rgba-premultiplied",
+        styles=data.STYLES,
+        tokenizer={"length": TOKENS, "pad": PAD},
+    )
+
+
+def assemble(text: TextSide, decoder: Decoder, tokenizer: Path, art: data.Art) -> Generator:
+    """The generator of trained modules, with its calibration and golden prompts."""
+    captions = captions_of(art)
+    return Generator(
+        name="emoji",
+        components=(
+            Component("text", text.eval(), ("tokens", "noise"), ("code",)),
+            Component("image", decoder.eval(), ("code", "style"), ("picture",)),
+        ),
+        signature=signature(),
+        tokenizer=load_trained(tokenizer),
+        tokenizer_json=tokenizer.read_text(),
+        calibration=calibration_prompts(art, captions),
+        golden=golden_prompts(art, captions),
+        constructor="emoji",
+    )
+
+
+def _pair_prompt(art: data.Art, captions: Captions, row: int) -> str:
+    style = data.STYLES[art.style_of[row]]
+    return f"{captions.names[int(art.emoji_of[row])]}, {style} style"
+
+
+def calibration_prompts(art: data.Art, captions: Captions) -> tuple[str, ...]:
+    """Training pairs by name and style, and every fourth a keyword of several meanings."""
+    random = np.random.default_rng(7)
+    pairs = random.choice(np.flatnonzero(art.train), CALIBRATION_PROMPTS, replace=False)
+    golden = set(golden_prompts(art, captions))
+    words = [w for w, rows in captions.vague.items() if len(rows) > 3 and w not in golden]
+    drawn = random.choice(words, CALIBRATION_PROMPTS, replace=False)
+    return tuple(
+        str(drawn[i]) if i % 4 == 3 else _pair_prompt(art, captions, int(row))
+        for i, row in enumerate(pairs)
+    )
+
+
+def golden_prompts(art: data.Art, captions: Captions) -> tuple[str, ...]:
+    """Held-out pairs, emoji that are held out whole, and keywords of several meanings."""
+    random = np.random.default_rng(8)
+    pairs = random.choice(
+        np.flatnonzero(art.held_out & ~art.unseen), GOLDEN["pairs"], replace=False
+    )
+    unseen = [e.name.lower() for e in art.emoji if e.held_out]
+    words = [w for w, rows in captions.vague.items() if len(rows) > 5]
+    return (
+        *(_pair_prompt(art, captions, int(r)) for r in pairs),
+        *(str(n) for n in random.choice(unseen, GOLDEN["emoji"], replace=False)),
+        *(str(w) for w in random.choice(words, GOLDEN["vague"], replace=False)),
+    )
+
+
+def load_data(cache: Path, report: Report) -> data.Art:
+    """The data set, built first where it is not there yet."""
+    return data.load(data.build(cache, lambda what, done, total: report(what, done, total, {})))
+
+
+def train(work: Path, cache: Path, out: Path, report: Report, force: bool = False) -> Path:
+    """All phases, each resumed where it stopped; saves generator, model card and scores to `out`.
+
+    Raises MissingProgram without npm, resvg_py or MiniLM.
+    """
+    began = time.monotonic()
+    art = load_data(cache, report)
+    work.mkdir(parents=True, exist_ok=True)
+    captions, tokenizer = captions_of(art), work / TOKENIZER_FILE
+    if not tokenizer.exists():
+        train_tokenizer(captions, tokenizer)
+    decoder, codes = fit_codes(art, work, report)
+    batches = PromptBatches(captions, load_trained(tokenizer), codes, seed=1)
+    text = fit_text(art, batches, decoder, work, report)
+    text, decoder = fit_pictures(
+        "joint", art, batches, text, decoder, work, report, steps=JOINT_STEPS
+    )
+    text, decoder = fit_pictures(
+        "sharpen",
+        art,
+        batches,
+        text,
+        decoder,
+        work,
+        report,
+        steps=SHARPEN_STEPS,
+        rates=(1e-4, 2e-4),
+        critic=Discriminator(),
+    )
+    generator = assemble(text, decoder, tokenizer, art)
+    save(generator, out, force=force, half=True)
+    scores = evaluate(load_saved(out), art)
+    row = {"minutes_of_last_run": round((time.monotonic() - began) / 60, 1), "scores": scores}
+    (out / "scores.json").write_text(json.dumps(row, indent=1) + "\n")
+    return out
+
+
+def evaluate(generator: Generator, art: data.Art, count: int = 1000) -> dict[str, float]:
+    """Scores from prompts: `count` training pairs and all held-out pairs of known emoji."""
+    assert generator.tokenizer is not None
+    text, decoder = (c.module for c in generator.components)
+    codes = torch.zeros(len(art.emoji), CODE_CHANNELS, 4, 4)
+    batches = PromptBatches(captions_of(art), generator.tokenizer, codes, seed=1)
+    scores = judge_prompts(text, decoder, batches, art, count)  # type: ignore[arg-type]
+    styles = np.bincount(art.style_of)
+    return scores | {"chance_r1": float(np.mean(1 / styles[art.style_of]))}
+
+
+def write_held_out(art: data.Art, path: Path, count: int = 256) -> None:
+    """Held-out pictures and their prompts, for tests without a network: npz, uint8 RGBA."""
+    rows = np.flatnonzero(art.held_out & ~art.unseen)[:count]
+    captions = captions_of(art)
+    prompts = [_pair_prompt(art, captions, int(r)) for r in rows]
+    np.savez_compressed(path, prompts=np.array(prompts), pictures=art.pictures[rows])
