@@ -43,7 +43,22 @@ def to_model(program: ExportedProgram, names: Names) -> onnx.ModelProto:
         del value.metadata_props[:]
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
+    _drop_zero_points(model)
     return model
+
+
+def _drop_zero_points(model: onnx.ModelProto) -> None:
+    """Symmetric weights need none: a DequantizeLinear without one costs OpenVINO no subtraction."""
+    stored = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored and len(node.input) == 3:
+            zero = stored.get(node.input[2])
+            if zero is not None and not numpy_helper.to_array(zero).any():
+                node.input.pop()
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [t for t in model.graph.initializer if t.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
 
 
 def store_half(model: onnx.ModelProto) -> None:

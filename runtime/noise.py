@@ -35,16 +35,10 @@ def new_seed() -> int:
     return secrets.randbelow(2**31)
 
 
-def philox(seed: int, stream: int, blocks: int) -> np.ndarray:
-    """uint32 (4 × blocks,): the words of counters (0, stream, 0, 0) … (blocks − 1, stream, 0, 0).
-
-    Raises BadInput for a seed out of range.
-    """
-    seed = checked_seed(seed)
-    c0 = np.arange(blocks, dtype=np.uint64)
-    c1 = np.full(blocks, stream, np.uint64)
-    c2, c3 = np.zeros(blocks, np.uint64), np.zeros(blocks, np.uint64)
-    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
+def philox_words(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
+    """Philox4x32-10 itself. counter: uint32 (N, 4). Returns uint32 (N, 4)."""
+    c0, c1, c2, c3 = counter.astype(np.uint64).T
+    k0, k1 = key
     for _ in range(10):
         p0, p1 = _M0 * c0, _M1 * c2
         c0, c1, c2, c3 = (
@@ -54,7 +48,18 @@ def philox(seed: int, stream: int, blocks: int) -> np.ndarray:
             p0 & _LOW,
         )
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
-    return np.stack([c0, c1, c2, c3], 1).astype(np.uint32).ravel()
+    return np.stack([c0, c1, c2, c3], 1).astype(np.uint32)
+
+
+def philox(seed: int, stream: int, blocks: int) -> np.ndarray:
+    """uint32 (4 × blocks,): the words of counters (0, stream, 0, 0) … (blocks − 1, stream, 0, 0).
+
+    Raises BadInput for a seed out of range.
+    """
+    seed = checked_seed(seed)
+    counter = np.zeros((blocks, 4), np.uint32)
+    counter[:, 0], counter[:, 1] = np.arange(blocks), stream
+    return philox_words(counter, (seed & 0xFFFFFFFF, seed >> 32)).ravel()
 
 
 def noise(seed: int, shape: tuple[int, ...], stream: int = NOISE_STREAM) -> np.ndarray:

@@ -22,11 +22,7 @@ from genedge.runtime.run import Feed, prepare
 from genedge.runtime.signature import Signature, signature_from_json
 from genedge.runtime.tokenizer import PromptTokenizer, load_tokenizer
 
-GENERATOR_FILE, WEIGHTS_FILE, TOKENIZER_FILE = (
-    "generator.json",
-    "weights.safetensors",
-    "tokenizer.json",
-)
+GENERATOR_FILE, TOKENIZER_FILE = "generator.json", "tokenizer.json"
 _SCHEMA = 1
 
 # Constructors by name: a saved generator names one of these, never a module of its own.
@@ -109,7 +105,7 @@ def golden_seed(index: int) -> int:
 
 
 def save(generator: Generator, directory: Path, force: bool = False, half: bool = False) -> None:
-    """Writes generator.json, weights.safetensors and tokenizer.json, whole or not at all.
+    """Writes generator.json, <component>.safetensors and tokenizer.json, whole or not at all.
 
     half: stores weights as float16. Raises what genedge.runtime.artifact.writing raises, and
     BadInput for a generator without a constructor's name.
@@ -118,8 +114,12 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
         raise BadInput(f"{generator.name}: only generators of a known constructor can be saved")
     with writing(directory, force) as folder:
         dtype = torch.float16 if half else torch.float32
-        weights = {k: v.to(dtype).contiguous() for k, v in weights_of(generator).items()}
-        save_file(weights, folder / WEIGHTS_FILE)
+        for component in generator.components:
+            weights = component.module.state_dict().items()
+            save_file(
+                {k: v.to(dtype).contiguous() for k, v in weights},
+                folder / f"{component.name}.safetensors",
+            )
         (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
         row = {
             "schema": _SCHEMA,
@@ -162,23 +162,16 @@ def load_saved(directory: Path) -> Generator:
         prompts = tuple(row["calibration"]), tuple(row["golden"])
     except (ValueError, KeyError, TypeError) as problem:
         raise BadInput(f"{path} is damaged ({problem!r})") from None
-    try:
-        weights = load_file(directory / WEIGHTS_FILE)
-    except Exception as problem:  # safetensors raises its own bare kinds
-        raise BadInput(
-            f"{directory / WEIGHTS_FILE} is missing or damaged ({problem})"
-        ) from None
     for component in components:
-        mine = {
-            k.removeprefix(component.name + "."): v.float()
-            for k, v in weights.items()
-            if k.startswith(component.name + ".")
-        }
+        file = directory / f"{component.name}.safetensors"
         try:
-            component.module.load_state_dict(mine)
+            weights = {k: v.float() for k, v in load_file(file).items()}
+            component.module.load_state_dict(weights)
         except RuntimeError as problem:
             reason = str(problem).splitlines()[-1].strip()
-            raise BadInput(f"{directory / WEIGHTS_FILE} does not fit: {reason}") from None
+            raise BadInput(f"{file} does not fit: {reason}") from None
+        except Exception as problem:  # safetensors raises its own bare kinds
+            raise BadInput(f"{file} is missing or damaged ({problem})") from None
     tokenizer = None
     if signature.tokenizer is not None:
         tokenizer = load_tokenizer(directory / TOKENIZER_FILE, dict(signature.tokenizer))

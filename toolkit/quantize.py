@@ -197,14 +197,25 @@ def quantize(
         program = export_module(converted, example_inputs(generator, component))
         programs[component.name] = program
         modules[component.name] = program.module()
-        for tensor in list(program.state_dict.values()) + list(program.constants.values()):
-            if isinstance(tensor, Tensor):
-                size = tensor.numel() * tensor.element_size()
-                if tensor.dtype == torch.int8:
-                    small += size
-                else:
-                    large += size
+        for tensor in used_tensors(program).values():
+            size = tensor.numel() * tensor.element_size()
+            small += size if tensor.dtype == torch.int8 else 0
+            large += size if tensor.dtype != torch.int8 else 0
     return Quantized(programs, modules, small, large)
+
+
+def used_tensors(program: ExportedProgram) -> dict[str, Tensor]:
+    """The weights and constants that the program's graph reads, by name."""
+    signature = program.graph_signature
+    placeholders = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
+    named = signature.inputs_to_parameters | signature.inputs_to_buffers
+    named |= signature.inputs_to_lifted_tensor_constants
+    stored = {**program.state_dict, **program.constants}
+    return {
+        target: stored[target]
+        for name, target in named.items()
+        if placeholders[name].users and isinstance(stored.get(target), Tensor)
+    }
 
 
 def simulated(generator: Generator, quantized: Quantized) -> Generator:

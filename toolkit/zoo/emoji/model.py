@@ -22,19 +22,17 @@ class Modulated(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.scale = nn.Linear(width, channels)
-        self.shift = nn.Linear(width, channels)
+        self.scale = nn.Conv2d(width, channels, 1)
+        self.shift = nn.Conv2d(width, channels, 1)
         nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
         nn.init.normal_(self.conv2.weight, std=1e-3)
-        for linear, bias in ((self.scale, 1.0), (self.shift, 0.0)):
-            nn.init.normal_(linear.weight, std=0.02)
-            nn.init.constant_(linear.bias, bias)
+        for layer, bias in ((self.scale, 1.0), (self.shift, 0.0)):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.constant_(layer.bias, bias)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """x: (B, C, H, W); z: (B, width)."""
-        scale = self.scale(z).unsqueeze(-1).unsqueeze(-1)
-        shift = self.shift(z).unsqueeze(-1).unsqueeze(-1)
-        h = self.conv1(x) * scale + shift
+        """x: (B, C, H, W); z: (B, width, 1, 1)."""
+        h = self.conv1(x) * self.scale(z) + self.shift(z)
         return torch.relu(x + self.conv2(torch.relu(h)))
 
 
@@ -70,7 +68,7 @@ class Decoder(nn.Module):
     def unclamped(self, code: Tensor, style: Tensor) -> Tensor:
         """The picture before the clamp to [0, 1]: what training looks at."""
         z = torch.relu(self.code_in(code.flatten(1)) + self.style_in(style))
-        z = torch.relu(self.z_hidden(z))
+        z = torch.relu(self.z_hidden(z)).view(-1, self.z_hidden.out_features, 1, 1)
         x = torch.relu(self.entry(code))
         for blocks, up in zip(self.blocks, self.ups, strict=True):
             for block in blocks:  # type: ignore[attr-defined]

@@ -1,0 +1,42 @@
+"""Artifacts of the tiny generator, exported once for all tests."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+settings.register_profile("genedge", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("genedge")
+
+
+@pytest.fixture(scope="session")
+def generator():
+    from tiny import tiny
+
+    return tiny()
+
+
+@pytest.fixture(scope="session")
+def loose():
+    """Limits that a generator without training holds; the strict ones are for trained ones."""
+    from genedge.runtime.verify import Limits
+
+    return Limits(psnr=30, ssim=0.9, flat=0.8, signed=2, lead=-100)
+
+
+@pytest.fixture(scope="session")
+def artifacts(generator, loose, tmp_path_factory):
+    """(target, precision) → folder, for every pair that there is."""
+    from genedge.runtime.artifact import TARGETS
+    from genedge.toolkit.export import export
+
+    out = tmp_path_factory.mktemp("artifacts")
+    done = {}
+    for precision in ("fp32", "fp16", "int8"):
+        targets = [t for t in TARGETS if (t, precision) != ("executorch", "fp16")]
+        for one in export(generator, targets, precision=precision, out=out, limits=loose):
+            target = one.directory.name.split("-")[1]
+            done[target, precision] = one.directory
+    return done

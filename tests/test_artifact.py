@@ -1,0 +1,149 @@
+"""An artifact is whole or absent, and anything wrong with it is one clear line."""
+
+import json
+import os
+import shutil
+
+import pytest
+from genedge.recipes import TARGETS
+from genedge.runtime.artifact import recover, writing
+from genedge.runtime.errors import BadInput
+from genedge.runtime.run import load
+
+MAIN = {"openvino": "image.xml", "onnx": "image.onnx", "executorch": "image.pte"}
+FILES = [(t, f) for t in TARGETS for f in (MAIN[t], "tokenizer.json")] + [("openvino", "image.bin")]
+
+
+@pytest.fixture
+def copy_of(artifacts, tmp_path):
+    def copy(target, precision="fp32"):
+        return shutil.copytree(artifacts[target, precision], tmp_path / target)
+
+    return copy
+
+
+def damage(path, how):
+    data = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 0x10
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "truncated", "flipped"])
+@pytest.mark.parametrize(("target", "file"), FILES)
+def test_a_damaged_file_is_named_before_the_runtime_sees_it(copy_of, target, file, how):
+    folder = copy_of(target)
+    damage(folder / file, how)
+    with pytest.raises(BadInput, match=f"{file}.*export it again"):
+        load(folder)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_files_swapped_between_components_are_found(copy_of, target):
+    folder = copy_of(target)
+    end = MAIN[target].split(".")[1]
+    (folder / f"image.{end}").rename(folder / "x")
+    (folder / f"text.{end}").rename(folder / f"image.{end}")
+    (folder / "x").rename(folder / f"text.{end}")
+    with pytest.raises(BadInput, match="export it again"):
+        load(folder)
+
+
+def edited(folder, **changes):
+    path = folder / "manifest.json"
+    row = json.loads(path.read_text())
+    row.update(changes)
+    path.write_text(json.dumps(row))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 99}, "newer than this genedge"),
+        ({"schema": "1"}, "damaged"),
+        ({"target": "coreml"}, "target 'coreml' is unknown"),
+        ({"precision": "int3"}, "precision 'int3' is unknown"),
+        ({"steps": ["dance"]}, "steps .* unknown"),
+        ({"components": []}, "damaged"),
+        ({"components": 3}, "damaged"),
+        ({"signature": {}}, "signature"),
+        (
+            {"tokenizer": {"path": "../../etc/passwd", "bytes": 1, "sha256": ""}},
+            "leaves the artifact",
+        ),
+    ],
+)
+def test_a_manifest_that_says_something_else_is_refused(copy_of, changes, message):
+    with pytest.raises(BadInput, match=message):
+        load(edited(copy_of("onnx"), **changes))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00"])
+def test_a_manifest_that_is_no_json_object_is_refused(copy_of, text):
+    folder = copy_of("onnx")
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(BadInput, match="damaged"):
+        load(folder)
+
+
+def test_a_folder_that_is_no_artifact_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"has no manifest\.json"):
+        load(tmp_path)
+    with pytest.raises(BadInput, match="does not exist"):
+        load(tmp_path / "nothing")
+
+
+def test_a_body_that_raises_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), writing(tmp_path / "a") as folder:
+        (folder / "manifest.json").write_text("{}")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_artifact_is_replaced_only_with_force(tmp_path):
+    with writing(tmp_path / "a") as folder:
+        (folder / "manifest.json").write_text("old")
+    with pytest.raises(BadInput, match="--force"), writing(tmp_path / "a") as folder:
+        pass
+    assert (tmp_path / "a" / "manifest.json").read_text() == "old"
+    with writing(tmp_path / "a", force=True) as folder:
+        (folder / "manifest.json").write_text("new")
+    assert (tmp_path / "a" / "manifest.json").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_force_does_not_replace_a_folder_that_is_not_ours(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadInput, match="not written by genedge"), writing(tmp_path / "a", True):
+        pass
+    assert (tmp_path / "a" / "thesis.txt").exists()
+
+
+def test_a_crash_between_the_two_renames_is_recovered(tmp_path):
+    (tmp_path / ".a.old").mkdir()
+    (tmp_path / ".a.old" / "manifest.json").write_text("old")
+    (tmp_path / ".a.partial-999999999").mkdir()
+    recover(tmp_path / "a")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "manifest.json").read_text() == "old"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_can_not_be_written_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(BadInput, match="can not be written"), writing(tmp_path / "a"):
+        pass
+
+
+def test_a_parent_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="can not be written"), writing(tmp_path / "file" / "a"):
+        pass

@@ -1,0 +1,245 @@
+"""Generator → artifacts: programs, golden pictures, files, audit, verification, rename."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.export import ExportedProgram
+
+from genedge.recipes import Names, Options
+from genedge.runtime.artifact import (
+    CPUS,
+    PRECISIONS,
+    SCHEMA,
+    TARGETS,
+    Golden,
+    file_json,
+    read_artifact,
+    stored,
+    write_golden,
+    write_manifest,
+    writing,
+)
+from genedge.runtime.child import run_in_child
+from genedge.runtime.errors import BadInput, LimitMissed, MissingProgram
+from genedge.runtime.verify import DEFAULTS, Limits, judge
+
+from .generator import TOKENIZER_FILE, Generator, golden_seed
+from .programs import float_programs
+from .quantize import Quantized, quantize, simulated
+
+Progress = Callable[[str, int, int], None]
+AUDIT_SHARE, AUDIT_EXTRA = 0.26, 150_000
+_TOOLS = ("torch", "torchao", "onnx", "onnxscript", "onnxruntime", "openvino", "executorch")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One artifact that was written: where, and what verification measured."""
+
+    directory: Path
+    found: dict[str, Any]
+
+
+def directory_of(out: Path, model: str, target: str, precision: str, cpu: str) -> Path:
+    """DIR/<model>-<target>-<precision>[-<cpu>]; no suffix for portable, nor where not int8."""
+    suffix = f"-{cpu}" if precision == "int8" and cpu != "portable" else ""
+    return out / f"{model}-{target}-{precision}{suffix}"
+
+
+def golden_of(generator: Generator, simulation: Generator | None, progress: Progress) -> Golden:
+    """Golden pictures of the generator's golden prompts, and of its simulation where given."""
+    feeds = [generator.prepare(p, golden_seed(i)) for i, p in enumerate(generator.golden)]
+    pictures, others = [], []
+    for i, feed in enumerate(feeds):
+        pictures.append(generator.pixels(feed))
+        if simulation is not None:
+            others.append(simulation.pixels(feed))
+        progress("golden pictures", i + 1, len(feeds))
+    return Golden(
+        generator.golden,
+        tuple(f.seed for f in feeds),
+        np.stack(pictures),
+        np.stack(others) if others else None,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _TOOLS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _recipe(target: str) -> Callable[..., dict[str, list[Path]]]:
+    try:
+        module = importlib.import_module(f"genedge.recipes.{target}")
+    except ImportError as missing:
+        raise MissingProgram(
+            f"exporting for {target} needs {missing.name}; "
+            f"run: pip install 'genedge[toolkit,{target}]'"
+        ) from missing
+    return module.export  # type: ignore[no-any-return]
+
+
+def audit_size(quantized: Quantized, files: Sequence[Path]) -> None:
+    """The size audit: 0.26 × float32 bytes of what was planned int8 + planned float + 150 KB.
+
+    Raises LimitMissed with both figures.
+    """
+    allowed = AUDIT_SHARE * 4 * quantized.planned_int8 + quantized.planned_float + AUDIT_EXTRA
+    size = sum(f.stat().st_size for f in files)
+    if size > allowed:
+        raise LimitMissed(
+            f"size audit: the files have {size:,} bytes, int8 as planned would have at most "
+            f"{allowed:,.0f}; some tensors are stored as float (nothing was written)"
+        )
+
+
+def export(
+    generator: Generator,
+    targets: Sequence[str],
+    *,
+    precision: str = "int8",
+    cpu: str = "portable",
+    out: Path = Path("artifacts"),
+    force: bool = False,
+    keep: Sequence[str] = (),
+    limits: Limits | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> list[Exported]:
+    """Writes one artifact per target, each loaded, run and judged before it gets its name.
+
+    keep: modules, as "component.module", that stay float under int8. limits: override the
+    precision's defaults where set. Raises BadInput, MissingProgram, and LimitMissed where an
+    artifact misses a limit or its audit: then that artifact is not written.
+    """
+    for value, known, what in (
+        (precision, PRECISIONS, "precision"),
+        (cpu, CPUS, "cpu profile"),
+        *((t, TARGETS, "target") for t in targets),
+    ):
+        if value not in known:
+            raise BadInput(f"{what} {value!r} is unknown; known: {', '.join(known)}")
+    if precision == "fp16" and "executorch" in targets:
+        raise BadInput("executorch has no fp16 here; use --precision fp32 or int8")
+    if not generator.golden:
+        raise BadInput(f"{generator.name} lists no golden prompts; artifacts could not be verified")
+    recipes = {t: _recipe(t) for t in targets}
+    folders = {t: directory_of(out, generator.name, t, precision, cpu) for t in targets}
+    for folder in folders.values():
+        if folder.exists() and not force:
+            raise BadInput(f"{folder} exists already; use --force to replace it, or another --out")
+    _check_layers(generator, keep)
+    quantized = None
+    simulation = None
+    if precision == "int8":
+        quantized = quantize(generator, cpu=cpu, keep=keep, report=progress)
+        simulation = simulated(generator, quantized)
+    programs = quantized.programs if quantized else float_programs(generator)
+    golden = golden_of(generator, simulation, progress)
+    done = []
+    for i, target in enumerate(targets):
+        progress(f"export {target}", i, len(targets))
+        done.append(
+            _export_one(
+                generator,
+                target,
+                precision,
+                cpu,
+                folders[target],
+                force,
+                tuple(keep),
+                limits,
+                recipes[target],
+                programs,
+                quantized,
+                golden,
+            )
+        )
+    progress("export", len(targets), len(targets))
+    return done
+
+
+def _check_layers(generator: Generator, keep: Sequence[str]) -> None:
+    known = {f"{c.name}.{n}" for c in generator.components for n, _ in c.module.named_modules()}
+    unknown = [k for k in keep if k not in known]
+    if unknown:
+        raise BadInput(
+            f"layer {unknown[0]!r} is unknown; layers are named component.module, for example "
+            f"{sorted(known)[len(known) // 2]}"
+        )
+
+
+def _export_one(
+    generator: Generator,
+    target: str,
+    precision: str,
+    cpu: str,
+    directory: Path,
+    force: bool,
+    keep: tuple[str, ...],
+    limits: Limits | None,
+    recipe: Callable[..., dict[str, list[Path]]],
+    programs: dict[str, ExportedProgram],
+    quantized: Quantized | None,
+    golden: Golden,
+) -> Exported:
+    names = {c.name: Names(c.inputs, c.outputs) for c in generator.components}
+    with writing(directory, force) as folder:
+        files = recipe(programs, folder, Options(precision, names))
+        if quantized is not None:
+            audit_size(quantized, [f for group in files.values() for f in group])
+        write_golden(folder / "golden.npz", golden)
+        row: dict[str, Any] = {
+            "schema": SCHEMA,
+            "name": generator.name,
+            "target": target,
+            "precision": precision,
+            "cpu": cpu,
+            "steps": ["feed_forward"],
+            "generator": {"name": generator.name, "sha256": generator.hash()},
+            "signature": generator.signature.to_json(),
+            "components": [
+                {
+                    "name": c.name,
+                    "inputs": list(c.inputs),
+                    "outputs": list(c.outputs),
+                    "files": [file_json(stored(f)) for f in files[c.name]],
+                }
+                for c in generator.components
+            ],
+            "noise": {"generator": "philox4x32-10", "stream": 0},
+            "float_layers": list(keep),
+            "golden": {**file_json(stored(folder / "golden.npz")), "count": len(golden.prompts)},
+            "tools": _versions(),
+        }
+        if generator.tokenizer is not None:
+            (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
+            row["tokenizer"] = file_json(stored(folder / TOKENIZER_FILE))
+        write_manifest(folder, row)
+        found = run_in_child("measure", directory=str(folder), prompts=None, threads=1)
+        chosen = DEFAULTS[precision]
+        if limits is not None:
+            chosen = replace(chosen, **{k: v for k, v in vars(limits).items() if v is not None})
+        for missed in judge(read_artifact(folder), found, chosen):
+            if not missed.passed and missed.metric != "cpu_profile":
+                value = missed.value if isinstance(missed.value, str) else f"{missed.value:.4g}"
+                raise LimitMissed(
+                    f"{directory.name}: {missed.metric} is {value}, limit {missed.limit}; "
+                    f"nothing was written"
+                )
+        kept = ("prompts", "psnr", "psnr_worst", "ssim", "flat", "lead")
+        row["measured"] = {k: found[k] for k in kept if k in found}
+        write_manifest(folder, row)
+    return Exported(directory, found)
