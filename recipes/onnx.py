@@ -70,9 +70,7 @@ def store_half(model: onnx.ModelProto) -> None:
             continue
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), name + ".half"))
-        casts.append(
-            onnx.helper.make_node("Cast", [name + ".half"], [name], to=TensorProto.FLOAT)
-        )
+        casts.append(onnx.helper.make_node("Cast", [name + ".half"], [name], to=TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)

@@ -283,7 +283,7 @@ def read_golden(artifact: Artifact) -> Golden:
                 prompts=tuple(str(p) for p in arrays["prompts"]),
                 seeds=tuple(int(s) for s in arrays["seeds"]),
                 pictures=arrays["pictures"],
-                simulated=arrays["simulated"] if "simulated" in arrays else None,
+                simulated=arrays.get("simulated"),
             )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as problem:
         raise BadInput(f"{path} is damaged ({problem}); export it again") from None

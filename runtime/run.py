@@ -82,9 +82,7 @@ def prepare(
             if lost:
                 warnings.append(f"the prompt is too long; not drawn: {lost!r}")
             elif used > 0.75 * len(text.encode()):
-                warnings.append(
-                    f"the generator knows no word of {text!r}; the picture is a guess"
-                )
+                warnings.append(f"the generator knows no word of {text!r}; the picture is a guess")
         elif spec.source == "noise":
             value = noise(seed, spec.shape)
         else:

@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .artifact import Component
+from .silence import silenced
 
 if TYPE_CHECKING:
     from .run import Run
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Swallows what the import of the binding prints to stderr."""
-    logging.getLogger("torchao").setLevel(logging.CRITICAL)
-    saved = os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
-
-
 def load(directory: Path, component: Component, threads: int) -> Run:
     """Loads with all of the file's internal checks; inputs are fed by position, contiguous."""
-    with _quiet():
+    with silenced():
         import torch
         from executorch.runtime import Runtime, Verification
 

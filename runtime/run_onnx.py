@@ -28,8 +28,6 @@ def load(directory: Path, component: Component, threads: int) -> Run:
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         fed = {k: v for k, v in inputs.items() if k in known}
-        return dict(
-            zip(component.outputs, session.run(list(component.outputs), fed), strict=True)
-        )
+        return dict(zip(component.outputs, session.run(list(component.outputs), fed), strict=True))
 
     return run

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+
 from genedge.runtime.noise import choice, noise
 from genedge.runtime.run import load
 from genedge.toolkit.cli import bundled

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+
 from genedge.recipes import TARGETS
 from genedge.runtime.artifact import recover, writing
 from genedge.runtime.errors import BadInput
@@ -100,10 +101,14 @@ def test_a_folder_that_is_no_artifact_is_refused(tmp_path):
         load(tmp_path / "nothing")
 
 
+def _fill_and_fail(folder):
+    (folder / "manifest.json").write_text("{}")
+    raise RuntimeError
+
+
 def test_a_body_that_raises_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError), writing(tmp_path / "a") as folder:
-        (folder / "manifest.json").write_text("{}")
-        raise RuntimeError
+        _fill_and_fail(folder)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from genedge.recipes import TARGETS
 from genedge.runtime.artifact import read_artifact, read_golden
 from genedge.runtime.errors import BadInput, LimitMissed
@@ -15,7 +16,9 @@ from genedge.runtime.verify import Limits
 from genedge.toolkit.export import audit_size, export
 from genedge.toolkit.quantize import Quantized
 
-PAIRS = [(t, p) for t in TARGETS for p in ("fp32", "fp16", "int8") if (t, p) != ("executorch", "fp16")]
+PAIRS = [
+    (t, p) for t in TARGETS for p in ("fp32", "fp16", "int8") if (t, p) != ("executorch", "fp16")
+]
 
 
 @pytest.mark.parametrize(("target", "precision"), PAIRS)
@@ -79,7 +82,7 @@ def test_wrong_inputs_are_refused_by_name_before_native_code(artifacts, target, 
 
 
 def test_an_export_that_misses_a_limit_writes_nothing(generator, tmp_path):
-    with pytest.raises(LimitMissed, match="psnr_db is .* limit ≥ 99"):
+    with pytest.raises(LimitMissed, match=r"psnr_db is .* limit ≥ 99"):
         export(generator, ["onnx"], out=tmp_path, limits=Limits(psnr=99))
     assert list(tmp_path.iterdir()) == []
 
@@ -117,12 +120,13 @@ def test_layers_named_float_stay_float_and_are_in_the_manifest(generator, loose,
     )
     manifest = json.loads((kept.directory / "manifest.json").read_text())
     assert manifest["float_layers"] == ["image.exit", "image.up"]
-    size = {d: (d.directory / "image.onnx").stat().st_size for d in (plain, kept)}
-    assert size[kept] - size[plain] > 3 * 16 * 64 / 2
+    small, large = ((d.directory / "image.onnx").stat().st_size for d in (plain, kept))
+    assert large - small > 3 * 16 * 64 / 2
 
 
 def test_a_module_that_draws_random_numbers_is_refused():
     import torch
+
     from genedge.toolkit.programs import export_module
 
     class Frozen(torch.nn.Module):

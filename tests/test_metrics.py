@@ -2,11 +2,20 @@
 
 import numpy as np
 import pytest
-from genedge.runtime.metrics import flat_kept, max_error, picture_psnr, psnr, signed_error, sqnr, ssim
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from genedge.runtime.metrics import (
+    flat_kept,
+    max_error,
+    picture_psnr,
+    psnr,
+    signed_error,
+    sqnr,
+    ssim,
+)
 
 PICTURES = arrays(np.uint8, (13, 17, 3))
 PIXELS = arrays(np.uint8, (12, 12, 4))

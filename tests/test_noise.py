@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from genedge.runtime.errors import BadInput
-from genedge.runtime.noise import LARGEST_SEED, checked_seed, choice, noise, philox_words
 from hypothesis import given
 from hypothesis import strategies as st
+
+from genedge.runtime.errors import BadInput
+from genedge.runtime.noise import LARGEST_SEED, checked_seed, choice, noise, philox_words
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "noise.json").read_text())
 SEEDS = st.integers(0, LARGEST_SEED)
@@ -17,9 +18,21 @@ SEEDS = st.integers(0, LARGEST_SEED)
 @pytest.mark.parametrize(
     ("counter", "key", "expected"),
     [
-        ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-        ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-        ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+        (
+            "00000000 00000000 00000000 00000000",
+            "00000000 00000000",
+            "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+        ),
+        (
+            "ffffffff ffffffff ffffffff ffffffff",
+            "ffffffff ffffffff",
+            "408f276d 41c83b0e a20bc7c6 6d5451fd",
+        ),
+        (
+            "243f6a88 85a308d3 13198a2e 03707344",
+            "a4093822 299f31d0",
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
     ],
 )
 def test_philox_gives_the_known_answers_of_its_authors(counter, key, expected):

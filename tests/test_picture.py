@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from genedge.runtime.errors import BadInput, EnvironmentFailed
-from genedge.runtime.picture import over, parse_background, save_png, suspicion, to_image, to_pixels
-from genedge.runtime.signature import Signature, TensorSpec
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+
+from genedge.runtime.errors import BadInput, EnvironmentFailed
+from genedge.runtime.picture import over, parse_background, save_png, suspicion, to_image, to_pixels
+from genedge.runtime.signature import Signature, TensorSpec
 
 
 def signature(channels: int, layout: str, low: float = 0, high: float = 1) -> Signature:

@@ -4,11 +4,12 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+
 from genedge.runtime.signature import Signature, TensorSpec
 from genedge.runtime.tokenizer import PromptTokenizer
 from genedge.toolkit.generator import Component, Generator
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from torch import nn
 
 WORDS = ["red", "green", "blue", "apple", "face", "square", "round", "small"]
 STYLES = ("flat", "soft")
@@ -39,7 +40,7 @@ class Image(nn.Module):
 
     def forward(self, code, style):
         x = torch.relu(self.entry(code) + self.style(style).view(-1, 16, 1, 1))
-        return F.hardtanh(self.exit(torch.relu(self.shuffle(self.up(x)))) + 0.5, 0.0, 1.0)
+        return F.hardtanh(self.exit(torch.relu(self.shuffle(self.up(x)))), 0.0, 1.0)
 
 
 @functools.cache
@@ -51,6 +52,7 @@ def tokenizer_json() -> str:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+    tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=320, special_tokens=["<pad>"], initial_alphabet=alphabet, show_progress=False
@@ -65,6 +67,9 @@ def tiny(name: str = "tiny", seed: int = 0) -> Generator:
     text, image = Text().eval(), Image().eval()
     with torch.no_grad():
         text.write.weight.mul_(4)
+        image.exit.bias.add_(0.5)
+        for parameter in (image.up.weight, image.up.bias):  # blocks of one colour, no noise
+            parameter.copy_(parameter[::16].repeat_interleave(16, 0))
     signature = Signature(
         inputs={
             "tokens": TensorSpec("int64", (1, 8), 0, 319, "prompt"),
@@ -87,7 +92,9 @@ def tiny(name: str = "tiny", seed: int = 0) -> Generator:
         signature=signature,
         tokenizer=PromptTokenizer(Tokenizer.from_str(text_json), 8, 0),
         tokenizer_json=text_json,
-        calibration=tuple(f"{a} {b}, {s} style" for a in WORDS[:3] for b in WORDS[3:6] for s in STYLES),
+        calibration=tuple(
+            f"{a} {b}, {s} style" for a in WORDS[:3] for b in WORDS[3:6] for s in STYLES
+        ),
         golden=tuple(f"{a} {b}" for a in WORDS[:3] for b in WORDS[6:]),
     )
 

@@ -120,9 +120,11 @@ def generate(
     total = len(prompts) * count
     _numbered(out, prompts[0], first, 0, total)
     pipeline = load(_artifact_path(artifact), threads)
-    feeds = [pipeline.prepare(p, first + i, style) for p in prompts for i in range(count)]
+    for text in prompts:  # each is looked at before the first is drawn
+        pipeline.prepare(text, first, style)
     images, rows = [], []
-    for i, feed in enumerate(feeds):
+    for i in range(total):
+        feed = pipeline.prepare(prompts[i // count], first + i % count, style)
         pixels = pipeline.pixels(feed)
         for warning in (*feed.warnings, suspicion(pixels)):
             if warning:
@@ -138,7 +140,8 @@ def generate(
             "artifact": pipeline.artifact.hash,
         }
         save_png(image, path, about)
-        images.append(image)
+        if sheet is not None:
+            images.append(image)
         rows.append({"file": str(path), **{k: about[k] for k in ("prompt", "seed", "style")}})
         if not quiet and not json_out:
             print(f"{path}  seed {feed.seed}" + (f"  style {feed.style}" if feed.style else ""))
@@ -269,6 +272,7 @@ def export(
 
 
 def _need_torch() -> None:
+    import importlib
     import importlib.util
 
     from genedge.runtime.errors import MissingProgram
@@ -278,6 +282,10 @@ def _need_torch() -> None:
         raise MissingProgram(
             f"this verb needs {', '.join(missing)}; run: pip install 'genedge[toolkit]'"
         )
+    from genedge.runtime.silence import silenced
+
+    with silenced():  # torchao names each of its libraries for GPUs that does not load
+        importlib.import_module("torchao.quantization.pt2e")
 
 
 @app.command()
@@ -353,6 +361,8 @@ def main() -> None:
     try:
         result = app(standalone_mode=False)
         code = result if isinstance(result, int) else 0
+        if code == 130:  # typer's own answer to Ctrl-C
+            raise KeyboardInterrupt
     except TyperException as problem:
         text, code = problem.format_message(), 2
         if text.startswith("Usage:"):  # no arguments at all: the help

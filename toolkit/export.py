@@ -29,6 +29,7 @@ from genedge.runtime.artifact import (
 )
 from genedge.runtime.child import run_in_child
 from genedge.runtime.errors import BadInput, LimitMissed, MissingProgram
+from genedge.runtime.silence import silenced
 from genedge.runtime.verify import DEFAULTS, Limits, judge
 
 from .generator import TOKENIZER_FILE, Generator, golden_seed
@@ -83,7 +84,8 @@ def _versions() -> dict[str, str]:
 
 def _recipe(target: str) -> Callable[..., dict[str, list[Path]]]:
     try:
-        module = importlib.import_module(f"genedge.recipes.{target}")
+        with silenced():
+            module = importlib.import_module(f"genedge.recipes.{target}")
     except ImportError as missing:
         raise MissingProgram(
             f"exporting for {target} needs {missing.name}; "

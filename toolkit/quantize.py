@@ -97,7 +97,9 @@ def _with_int8_tables(module: nn.Module) -> nn.Module:
 class CommonQuantizer(Quantizer):
     """Annotates what all three targets fuse; `keep` names modules that stay float."""
 
-    def __init__(self, weight_bits: int = 8, keep: Iterable[str] = (), minmax: bool = False) -> None:
+    def __init__(
+        self, weight_bits: int = 8, keep: Iterable[str] = (), minmax: bool = False
+    ) -> None:
         super().__init__()
         observer = MinMaxObserver if minmax else HistogramObserver
         top = 2 ** (weight_bits - 1) - 1
@@ -221,7 +223,5 @@ def used_tensors(program: ExportedProgram) -> dict[str, Tensor]:
 def simulated(generator: Generator, quantized: Quantized) -> Generator:
     """The generator with its int8 graphs in place: PT2E's own simulation, in float arithmetic."""
     note = {"pass": "quantize", "int8_bytes": quantized.planned_int8}
-    components = tuple(
-        replace(c, module=quantized.modules[c.name]) for c in generator.components
-    )
+    components = tuple(replace(c, module=quantized.modules[c.name]) for c in generator.components)
     return replace(generator, components=components, history=(*generator.history, note))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,7 +65,7 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def _save(path: Path, step: int, state: Mapping[str, Stateful]) -> None:
     partial = path.with_name(path.name + ".partial")
     torch.save({"step": step, **{k: v.state_dict() for k, v in state.items()}}, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def run_phase(

@@ -81,9 +81,7 @@ def name_prompt(captions: Captions, row: int, random: np.random.Generator) -> st
 
 def vague_prompt(captions: Captions, word: str, random: np.random.Generator) -> str:
     """A keyword, now and then with an opening."""
-    return (
-        _OPENINGS[random.integers(len(_OPENINGS))] + word if random.random() < 0.3 else word
-    )
+    return _OPENINGS[random.integers(len(_OPENINGS))] + word if random.random() < 0.3 else word
 
 
 def train_tokenizer(captions: Captions, path: Path) -> None:

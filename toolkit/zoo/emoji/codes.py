@@ -18,7 +18,7 @@ from genedge.toolkit.train import Average, Report, falling, run_phase, set_rates
 from .data import STYLES, Art
 from .judge import judge
 from .losses import picture_loss
-from .model import CODE_CHANNELS, CODE_SIZE, Decoder
+from .model import CODE_CHANNELS, Decoder
 
 STEPS, BATCH = 24_000, 32
 CODE_NOISE = 0.8  # largest, in units of the codes' standard deviation, which starts at 1

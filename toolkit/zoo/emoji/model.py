@@ -58,9 +58,7 @@ class Decoder(nn.Module):
             for w, n in zip(widths, blocks, strict=True)
         )
         after = [*widths[1:], 16]
-        self.ups = nn.ModuleList(
-            nn.Conv2d(w, 4 * a, 1) for w, a in zip(widths, after, strict=True)
-        )
+        self.ups = nn.ModuleList(nn.Conv2d(w, 4 * a, 1) for w, a in zip(widths, after, strict=True))
         self.shuffle = nn.PixelShuffle(2)
         self.exit = nn.Conv2d(16, 4, 3, padding=1)
         nn.init.normal_(self.style_in.weight, std=0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ class Discriminator(nn.Module):
         super().__init__()
         wide = [14, *WIDTHS]
         self.stages = nn.ModuleList(
-            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(wide, wide[1:], strict=False)
+            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in itertools.pairwise(wide)
         )
         self.last = nn.Conv2d(WIDTHS[-1], WIDTHS[-1], 3, padding=1)
         self.logit = nn.Conv2d(WIDTHS[-1], 1, 1)

@@ -21,7 +21,7 @@ from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
 from .sharpen import Discriminator
 from .text import PromptBatches, fit_text, judge_prompts
 
-CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 44, "emoji": 8, "vague": 12}
+CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
 
 
 def signature() -> Signature:
@@ -79,9 +79,7 @@ def calibration_prompts(art: data.Art, captions: Captions) -> tuple[str, ...]:
 def golden_prompts(art: data.Art, captions: Captions) -> tuple[str, ...]:
     """Held-out pairs, emoji that are held out whole, and keywords of several meanings."""
     random = np.random.default_rng(8)
-    pairs = random.choice(
-        np.flatnonzero(art.held_out & ~art.unseen), GOLDEN["pairs"], replace=False
-    )
+    pairs = held_out_rows(art)[: GOLDEN["pairs"]]
     unseen = [e.name.lower() for e in art.emoji if e.held_out]
     words = [w for w, rows in captions.vague.items() if len(rows) > 5]
     return (
@@ -89,6 +87,11 @@ def golden_prompts(art: data.Art, captions: Captions) -> tuple[str, ...]:
         *(str(n) for n in random.choice(unseen, GOLDEN["emoji"], replace=False)),
         *(str(w) for w in random.choice(words, GOLDEN["vague"], replace=False)),
     )
+
+
+def held_out_rows(art: data.Art) -> np.ndarray:
+    """Rows of all held-out pairs of known emoji, in an order that is always the same."""
+    return np.random.default_rng(9).permutation(np.flatnonzero(art.held_out & ~art.unseen))
 
 
 def load_data(cache: Path, report: Report) -> data.Art:
@@ -145,8 +148,11 @@ def evaluate(generator: Generator, art: data.Art, count: int = 1000) -> dict[str
 
 
 def write_held_out(art: data.Art, path: Path, count: int = 256) -> None:
-    """Held-out pictures and their prompts, for tests without a network: npz, uint8 RGBA."""
-    rows = np.flatnonzero(art.held_out & ~art.unseen)[:count]
+    """Held-out pictures and their prompts, for tests without a network.
+
+    npz: prompts (count,), pictures uint8 (count, 64, 64, 4), premultiplied RGBA.
+    """
+    rows = held_out_rows(art)[:count]
     captions = captions_of(art)
     prompts = [_pair_prompt(art, captions, int(r)) for r in rows]
     np.savez_compressed(path, prompts=np.array(prompts), pictures=art.pictures[rows])

@@ -1,0 +1,69 @@
+# Every habit of the project is a target here; CONTRIBUTING.md says when to use which.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint typecheck pytest format vectors bundle pictures sheet evaluate train bench clean
+
+demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
+	$(BIN)/genedge export --target openvino --out artifacts --force
+	$(BIN)/genedge generate "a red apple" --artifact artifacts/emoji-openvino-int8 --seed 1 --style 3d --out apple.png
+	$(BIN)/genedge generate "grinning cat, noto style" --artifact artifacts/emoji-openvino-int8 --seed 1 --out cat.png
+	$(BIN)/genedge generate "animal" --artifact artifacts/emoji-openvino-int8 --seed 4 --style flat --out animal.png
+	$(BIN)/genedge verify artifacts/emoji-openvino-int8
+
+test: $(VENV)/dev.stamp lint typecheck pytest  ## everything that CI runs
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/dev.stamp  ## mypy sees the mapped package names only in an installed copy
+	rm -rf build/types
+	$(PIP) --no-deps --target build/types .
+	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml genedge
+
+pytest: $(VENV)/dev.stamp
+	$(BIN)/pytest -q
+
+format: $(VENV)/dev.stamp  ## rewrite the sources as ruff likes them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+vectors: $(VENV)/dev.stamp  ## tests/vectors: what other languages must equal
+	$(BIN)/python tests/make_vectors.py
+
+bundle: $(VENV)/dev.stamp  ## the artifacts that the wheel carries
+	$(BIN)/genedge export --target onnx --out runtime/artifacts --force
+	$(BIN)/genedge export --target openvino --out runtime/artifacts --force
+
+pictures: $(VENV)/dev.stamp  ## docs/pictures: drawn by the bundled artifact
+	$(BIN)/python tests/benchmarks/pictures.py docs/pictures
+
+bench: $(VENV)/dev.stamp  ## docs/measured.md: accuracy, size, latency ratios, cold start
+	$(BIN)/python tests/benchmarks/measure.py docs/measured.md
+
+train: $(VENV)/train.stamp  ## about two hours on two cores; resumes
+	nice $(BIN)/genedge train emoji --out trained --work .train --cache .cache
+
+evaluate: $(VENV)/train.stamp  ## scores of the bundled generator against the real art
+	$(BIN)/genedge evaluate emoji --cache .cache
+
+clean:
+	rm -rf artifacts build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[toolkit,openvino]'
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/train.stamp: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[train]'
+	touch $@

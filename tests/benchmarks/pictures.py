@@ -1,0 +1,74 @@
+"""Draws the pictures of the documentation with the bundled artifact.
+
+    python tests/benchmarks/pictures.py docs/pictures
+
+hero.png: the README's. held_out.png: 48 held-out pairs, drawn beside the real art (drawn on the
+left). styles.png: eight prompts in seven styles. seeds.png: keywords, eight seeds each.
+naming.png: 100 training pairs for people to name; the prompts are in naming.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from genedge.runtime.picture import contact_sheet, to_image
+from genedge.runtime.run import load
+from genedge.toolkit.cli import bundled
+from genedge.toolkit.generator import golden_seed, resolve
+
+WHITE = (255, 255, 255)
+HERO = [
+    ("a red apple", "3d"),
+    ("grinning cat", "noto"),
+    ("rocket", "flat"),
+    ("smiling face with sunglasses", "twemoji"),
+    ("octopus", "glossy"),
+    ("birthday cake", "noto"),
+    ("soccer ball", "3d"),
+    ("hot beverage", "flat"),
+]
+STYLED = ["red apple", "dog face", "rocket", "crying face", "umbrella", "pizza", "guitar", "rose"]
+VAGUE = ["animal", "happy face", "fruit", "flower", "sport", "weather", "vehicle", "music"]
+
+
+def enlarged(image: Image.Image, scale: int) -> Image.Image:
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def main(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    pipeline = load(bundled("emoji"))
+    generator = resolve("emoji")
+
+    def draw(prompt: str, seed: int, style: str = "") -> Image.Image:
+        return to_image(pipeline.pixels(pipeline.prepare(prompt, seed, style)), WHITE)
+
+    hero = [enlarged(draw(p, 1, s), 2) for p, s in HERO]
+    contact_sheet(hero, 8).save(out / "hero.png")
+    styles = [draw(p, 1, s) for p in STYLED for s in generator.signature.styles]
+    contact_sheet(styles, len(generator.signature.styles)).save(out / "styles.png")
+    contact_sheet([draw(w, s) for w in VAGUE for s in range(8)], 8).save(out / "seeds.png")
+
+    with np.load(Path(__file__).parents[1] / "data" / "held_out.npz") as held:
+        real = dict(zip(held["prompts"].tolist(), held["pictures"], strict=True))
+    pairs = [(i, p) for i, p in enumerate(generator.golden) if p.endswith(" style")]
+    shown = []
+    for i, prompt in pairs[:48]:
+        premultiplied = real[prompt].astype(np.int32)
+        white = premultiplied[..., :3] + 255 - premultiplied[..., 3:]
+        shown += [draw(prompt, golden_seed(i)), Image.fromarray(white.astype(np.uint8))]
+    contact_sheet(shown, 16).save(out / "held_out.png")
+    (out / "held_out.json").write_text(json.dumps([p for _, p in pairs[:48]], indent=1) + "\n")
+
+    named = [p for p in generator.calibration if p.endswith(" style")][:100]
+    contact_sheet([enlarged(draw(p, 5), 2) for p in named], 10, gap=8).save(out / "naming.png")
+    (out / "naming.json").write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

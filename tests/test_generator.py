@@ -1,0 +1,128 @@
+"""A generator is saved without pickle, loads in another process, and refuses damage."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from genedge.runtime.errors import BadInput
+from genedge.toolkit import generator as module
+from genedge.toolkit.generator import load_saved, resolve, save
+from genedge.toolkit.quantize import CommonQuantizer, Int8Embedding, quantize
+
+
+@pytest.fixture
+def saved(generator, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    monkeypatch.setitem(module.CONSTRUCTORS, "tiny", "test_generator:parts")
+    save(replace(generator, constructor="tiny"), tmp_path / "g")
+    return tmp_path / "g"
+
+
+def parts():
+    from tiny import Image, Text
+
+    return {"text": Text(), "image": Image()}
+
+
+def test_a_saved_generator_draws_the_same_bits(saved, generator):
+    again = load_saved(saved)
+    feed = generator.prepare("red apple", 5)
+    assert np.array_equal(again.pixels(feed), generator.pixels(feed))
+    assert again.hash() == generator.hash()
+    assert (again.golden, again.calibration) == (generator.golden, generator.calibration)
+
+
+def test_half_precision_weights_take_half_the_bytes(generator, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    monkeypatch.setitem(module.CONSTRUCTORS, "tiny", "test_generator:parts")
+    save(replace(generator, constructor="tiny"), tmp_path / "g", half=True)
+    assert {t.dtype for t in load_file(tmp_path / "g" / "image.safetensors").values()} == {
+        torch.float16
+    }
+    load_saved(tmp_path / "g")
+
+
+@pytest.mark.parametrize("file", ["generator.json", "image.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("how", ["missing", "truncated"])
+def test_a_damaged_generator_is_named(saved, file, how):
+    path = saved / file
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(BadInput, match=file):
+        load_saved(saved)
+
+
+def test_weights_of_another_shape_are_refused(saved):
+    from safetensors.torch import save_file
+
+    weights = load_file(saved / "image.safetensors")
+    weights["up.weight"] = weights["up.weight"][:4].contiguous()
+    save_file(weights, saved / "image.safetensors")
+    with pytest.raises(BadInput, match="does not fit"):
+        load_saved(saved)
+
+
+def test_a_constructor_that_is_not_known_is_never_imported(saved):
+    row = json.loads((saved / "generator.json").read_text())
+    row["constructor"] = "os:system"
+    (saved / "generator.json").write_text(json.dumps(row))
+    with pytest.raises(BadInput, match="damaged"):
+        load_saved(saved)
+
+
+def test_a_function_of_the_user_is_a_model():
+    assert resolve("tiny:tiny").name == "tiny"
+    with pytest.raises(BadInput, match="not a Generator"):
+        resolve("test_generator:parts")
+
+
+@pytest.mark.parametrize(("cpu", "top"), [("portable", 63), ("vnni", 127), ("arm", 127)])
+def test_weights_use_7_bits_on_the_portable_profile_alone(generator, cpu, top):
+    quantized = quantize(generator, cpu=cpu, calibration=4)
+    values = [
+        t
+        for name, t in quantized.programs["image"].state_dict.items()
+        if t.dtype == torch.int8 and t.dim() == 4
+    ]
+    assert values
+    assert max(int(t.abs().max()) for t in values) == top
+
+
+def test_the_token_table_is_stored_as_int8():
+    table = torch.randn(50, 8)
+    embedded = Int8Embedding(table)
+    tokens = torch.tensor([[0, 7, 49]])
+    assert embedded.table.dtype == torch.int8
+    assert (embedded(tokens) - table[tokens]).abs().max() <= table.abs().max() / 127 / 2 + 1e-6
+
+
+def test_the_last_clamp_ends_in_whole_grey_levels(generator):
+    quantized = quantize(generator, calibration=4)
+    feed = generator.prepare("red apple", 1)
+    tensors = generator.tensors(feed)
+    picture = quantized.modules["image"](tensors["code"], tensors["style"]) * 255
+    assert torch.equal(picture.round(), picture) or (picture - picture.round()).abs().max() < 1e-3
+
+
+def test_peak_of_calibration_does_not_grow_with_the_prompts(generator):
+    """Observers keep histograms, not activations: their state has the same size after more."""
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+
+    from genedge.toolkit.programs import example_inputs, export_module
+
+    component = generator.components[1]
+    example = example_inputs(generator, component)
+    prepared = prepare_pt2e(export_module(component.module, example).module(), CommonQuantizer())
+    sizes = []
+    for _ in range(2):
+        for _ in range(5):
+            prepared(*example)
+        sizes.append(sum(t.numel() for t in prepared.state_dict().values()))
+    assert sizes[0] == sizes[1]

@@ -1,0 +1,83 @@
+"""Training stops anywhere and goes on as if it had not; its data are split as they should."""
+
+import pytest
+import torch
+
+from genedge.toolkit.train import Average, falling, run_phase
+from genedge.toolkit.zoo.emoji.captions import plain
+from genedge.toolkit.zoo.emoji.data import base_of
+from genedge.toolkit.zoo.emoji.losses import MARGIN, picture_loss
+
+
+def trained(work, steps, stop=None):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    average = Average(dict(model.named_parameters()))
+
+    def one_step(step):
+        if step == stop:
+            raise KeyboardInterrupt
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update(dict(model.named_parameters()))
+        return {"loss": loss.detach()}
+
+    state = {"model": model, "optimizer": optimizer, "average": average}
+    run_phase("phase", work, steps, state, one_step, lambda *a: None, log_every=5)
+    return average.tensors
+
+
+def test_an_interrupted_run_ends_where_the_whole_one_does(tmp_path):
+    whole = trained(tmp_path / "a", 20)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "b", 20, stop=13)
+    assert (tmp_path / "b" / "phase.pt").is_file()
+    resumed = trained(tmp_path / "b", 20)
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value)
+
+
+def test_a_finished_phase_is_not_run_again(tmp_path):
+    first = trained(tmp_path, 10)
+    again = trained(tmp_path, 10, stop=0)
+    for name, value in first.items():
+        assert torch.equal(again[name], value)
+
+
+def test_the_rate_falls_to_its_last_share():
+    assert falling(0, 100) == 1
+    assert falling(49, 100) == 1
+    assert falling(100, 100) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1f468-200d-2695", "1f469-200d-2695"),  # man and woman health worker
+        ("1f6b6", "1f6b6-200d-2640"),  # person and woman walking
+        ("1f9d1-200d-1f680", "1f468-200d-1f680"),  # person and man astronaut
+        ("1f3cb", "1f3cb-200d-2642"),  # person and man lifting weights
+    ],
+)
+def test_genders_of_one_job_have_one_base(one, other):
+    assert base_of(one) == base_of(other)
+
+
+def test_unlike_emoji_have_unlike_bases():
+    assert len({base_of(c) for c in ("1f34e", "1f34f", "1f468-200d-1f680", "1f468-200d-2695")}) == 4
+
+
+def test_names_are_written_as_people_type_them():
+    assert plain("kiss: woman, man") == "kiss woman man"
+    assert plain("A button (blood type)") == "a button blood type"
+
+
+def test_flat_ground_costs_nothing_beyond_the_margin_and_something_inside():
+    white = torch.ones(1, 4, 8, 8)
+    assert picture_loss(white + MARGIN + 0.5, white) == 0
+    assert picture_loss(white, white) > 0
+    assert picture_loss(torch.full_like(white, -1.0), torch.zeros_like(white)) == 0
