@@ -71,7 +71,8 @@ def noise(seed: int, shape: tuple[int, ...], stream: int = NOISE_STREAM) -> np.n
     words = philox(seed, stream, -(-6 * count // 4))[: 6 * count].reshape(count, 6)
     total = (words & np.uint32(0xFFFF)).sum(1, dtype=np.int64)
     total += (words >> np.uint32(16)).sum(1, dtype=np.int64)
-    return ((total - 393210).astype(np.float32) / np.float32(65536)).reshape(shape)
+    values = (total - 393210).astype(np.float32) / np.float32(65536)
+    return np.reshape(values, shape)
 
 
 def choice(seed: int, count: int) -> int:

@@ -78,6 +78,7 @@ class Int8Embedding(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
+        self.table: Tensor
         self.scale = float(weight.abs().max()) / 127
         self.register_buffer("table", (weight / self.scale).round().clamp(-127, 127).to(torch.int8))
 
@@ -94,7 +95,7 @@ def _with_int8_tables(module: nn.Module) -> nn.Module:
     return module
 
 
-class CommonQuantizer(Quantizer):
+class CommonQuantizer(Quantizer):  # type: ignore[misc]
     """Annotates what all three targets fuse; `keep` names modules that stay float."""
 
     def __init__(
@@ -193,7 +194,9 @@ def quantize(
             with torch.no_grad():
                 prepared[component.name](*(tensors[n] for n in component.inputs))
         report("calibrate", i + 1, len(prompts))
-    programs, modules, small, large = {}, {}, 0, 0
+    programs: dict[str, ExportedProgram] = {}
+    modules: dict[str, nn.Module] = {}
+    small = large = 0
     for component in generator.components:
         converted = convert_pt2e(prepared[component.name])
         program = export_module(converted, example_inputs(generator, component))

@@ -58,7 +58,8 @@ def starting_codes(art: Art) -> Tensor:
     spread = spread[:CODE_CHANNELS] / len(known) ** 0.5
     codes = (cells - centre) @ basis[:CODE_CHANNELS].T
     codes = codes / spread.sqrt() / spread.sqrt().square().mean().sqrt()
-    return codes.permute(0, 3, 1, 2).contiguous()
+    table: Tensor = codes.permute(0, 3, 1, 2).contiguous()
+    return table
 
 
 def one_hot(style: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ def fit_codes(
 
     def evaluate() -> dict[str, float]:
         net, table = averaged()
-        scores = {}
+        scores: dict[str, float] = {}
         for name, chosen in judged_rows(art, 500).items():
             drawn = draw(
                 net,

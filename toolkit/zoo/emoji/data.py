@@ -7,6 +7,7 @@ Every picture is 64×64 RGBA, premultiplied, so that colour under transparent pi
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import json
@@ -87,12 +88,13 @@ class Art:
     @property
     def unseen(self) -> np.ndarray:
         """Bool, (N,): pictures of emoji that are held out whole."""
-        return np.array([e.held_out for e in self.emoji])[self.emoji_of]
+        held: np.ndarray = np.array([e.held_out for e in self.emoji])
+        return np.take(held, self.emoji_of)
 
     @property
     def train(self) -> np.ndarray:
         """Bool, (N,): pictures that training may see."""
-        return ~self.held_out & ~self.unseen
+        return np.logical_not(self.held_out | self.unseen)
 
 
 def base_of(code: str) -> str:
@@ -197,6 +199,11 @@ def _premultiplied(picture: Image.Image) -> np.ndarray:
     return values.astype(np.uint8)
 
 
+def _draw_file(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return _premultiplied(picture)
+
+
 def _draw_svg(body: str, width: int, height: int) -> np.ndarray:
     try:
         import resvg_py
@@ -271,7 +278,7 @@ def build(cache: Path, report: Callable[[str, int, int], None]) -> Path:
         if style == "3d":
             files = {_code(f.stem): f for f in (folders[style] / "assets").glob("*.webp")}
             sources: dict[str, Callable[[], np.ndarray]] = {
-                code: (lambda f=f: _premultiplied(Image.open(f))) for code, f in files.items()
+                code: functools.partial(_draw_file, f) for code, f in files.items()
             }
         else:
             sources = _icon_sources(folders[style], codes)

@@ -28,7 +28,7 @@ class Modulated(nn.Module):
         nn.init.normal_(self.conv2.weight, std=1e-3)
         for layer, bias in ((self.scale, 1.0), (self.shift, 0.0)):
             nn.init.normal_(layer.weight, std=0.02)
-            nn.init.constant_(layer.bias, bias)
+            layer.bias = nn.Parameter(torch.full((channels,), bias))
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x: (B, C, H, W); z: (B, width, 1, 1)."""
@@ -72,7 +72,8 @@ class Decoder(nn.Module):
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, z)
             x = self.shuffle(up(x))
-        return self.exit(torch.relu(x))
+        picture: Tensor = self.exit(torch.relu(x))
+        return picture
 
     def forward(self, code: Tensor, style: Tensor) -> Tensor:
         """code: float32 (B, 64, 4, 4); style: float32 (B, 7), one-hot.
@@ -107,4 +108,5 @@ class TextSide(nn.Module):
         """tokens: int64 (B, 32); noise: float32 (B, 16). Returns float32 (B, 64, 4, 4)."""
         h = torch.relu(self.words(self.pooled(tokens)) + self.noise(noise))
         h = torch.relu(self.hidden(h))
-        return self.write(h).view(-1, CODE_CHANNELS, CODE_SIZE, CODE_SIZE)
+        code: Tensor = self.write(h)
+        return code.view(-1, CODE_CHANNELS, CODE_SIZE, CODE_SIZE)

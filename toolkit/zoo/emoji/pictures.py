@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genedge.toolkit.train import Average, Report, falling, run_phase, set_rates
+from genedge.toolkit.train import Average, Report, Stateful, falling, run_phase, set_rates
 
 from .codes import BATCH, batch_rows, one_hot, pictures_of
 from .data import Art
@@ -63,7 +63,7 @@ def fit_pictures(
         return {f"{k}.{n}": p for k, m in both.items() for n, p in m.named_parameters()}
 
     average = Average(live())
-    state = {
+    state: dict[str, Stateful] = {
         "text": live_text,
         "decoder": live_decoder,
         "optimizer": optimizer,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from genedge.runtime.errors import MissingProgram
 from genedge.runtime.tokenizer import PromptTokenizer
-from genedge.toolkit.train import Average, Report, falling, run_phase, set_rates
+from genedge.toolkit.train import Average, Report, Stateful, falling, run_phase, set_rates
 
 from .captions import Captions, name_prompt, vague_prompt
 from .codes import draw, judged_rows
@@ -113,7 +113,7 @@ def judge_prompts(
     text: TextSide, decoder: Decoder, batches: PromptBatches, art: Art, count: int = 500
 ) -> dict[str, float]:
     """Scores of pictures drawn from names, on training pairs and on held-out pairs."""
-    scores = {}
+    scores: dict[str, float] = {}
     for kind, rows in judged_rows(art, count).items():
         names = [batches.captions.names[int(e)] for e in art.emoji_of[rows]]
         drawn = draw(
@@ -171,7 +171,12 @@ def fit_text(
         copy.load_state_dict(average.tensors)
         return copy
 
-    state = {"text": text, "head": head, "optimizer": optimizer, "average": average}
+    state: dict[str, Stateful] = {
+        "text": text,
+        "head": head,
+        "optimizer": optimizer,
+        "average": average,
+    }
     run_phase(
         "text",
         work,
