@@ -131,8 +131,11 @@ class Pipeline:
         return prepare(self.artifact.signature, self.tokenizer, prompt, seed, style)
 
     def values(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The generator's output, float32, of the signature's shape. Raises BadInput where an
-        input is missing or its dtype or shape is another."""
+        """The generator's output, float32, of the signature's shape.
+
+        Raises BadInput where an input is missing or its dtype or shape is another,
+        EnvironmentFailed where the runtime returns infinities or NaN.
+        """
         signature = self.artifact.signature
         tensors = {}
         for name, spec in signature.inputs.items():
@@ -142,7 +145,13 @@ class Pipeline:
         with self._lock:
             for component, run in zip(self.artifact.components, self.runs, strict=True):
                 tensors |= run({n: tensors[n] for n in component.inputs})
-        return tensors[signature.output_name]
+        result = tensors[signature.output_name]
+        if not np.isfinite(result).all():
+            raise EnvironmentFailed(
+                f"{self.artifact.target} returned numbers that are not finite; "
+                f"run genedge verify on {self.artifact.directory}"
+            )
+        return result
 
     def pixels(self, feed: Feed) -> np.ndarray:
         """uint8 (H, W, 4), straight alpha."""

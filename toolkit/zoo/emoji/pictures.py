@@ -23,6 +23,9 @@ from .text import PromptBatches, judge_prompts, vague_loss
 
 JOINT_STEPS, SHARPEN_STEPS = 6000, 3000
 CODE_WEIGHT, VAGUE_WEIGHT = 0.02, 0.02
+CODE_NOISE = (
+    0.3  # largest standard deviation; smaller than in the first phase, where codes are exact
+)
 ADVERSARIAL_WEIGHT, FEATURE_WEIGHT, R1_WEIGHT, R1_EVERY = 0.04, 0.05, 1.0, 8
 
 
@@ -86,7 +89,9 @@ def fit_pictures(
         noise = torch.from_numpy(random.standard_normal((BATCH, NOISE), np.float32))
         with torch.autocast("cpu", torch.bfloat16):
             code = live_text(tokens, noise)
-            raw = live_decoder.unclamped(code, style)
+            size = CODE_NOISE * torch.from_numpy(random.random((BATCH, 1, 1, 1), np.float32))
+            jitter = torch.from_numpy(random.standard_normal(code.shape, np.float32))
+            raw = live_decoder.unclamped(code + size * jitter, style)
             vague = vague_loss(live_text, batches, random)
         raw, code = raw.float(), code.float()
         near = F.mse_loss(code, batches.codes[torch.from_numpy(emoji)])

