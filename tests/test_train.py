@@ -6,7 +6,7 @@ import torch
 from genedge.toolkit.train import Average, falling, run_phase
 from genedge.toolkit.zoo.emoji.captions import plain
 from genedge.toolkit.zoo.emoji.data import base_of
-from genedge.toolkit.zoo.emoji.losses import MARGIN, picture_loss
+from genedge.toolkit.zoo.emoji.losses import MARGIN, SLACK, picture_loss
 
 
 def trained(work, steps, stop=None):
@@ -76,8 +76,9 @@ def test_names_are_written_as_people_type_them():
     assert plain("A button (blood type)") == "a button blood type"
 
 
-def test_flat_ground_costs_nothing_beyond_the_margin_and_something_inside():
-    white = torch.ones(1, 4, 8, 8)
-    assert picture_loss(white + MARGIN + 0.5, white) == 0
+def test_flat_ground_costs_nothing_just_beyond_the_margin_and_something_elsewhere():
+    white, black = torch.ones(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)
+    assert picture_loss(white + MARGIN + SLACK / 2, white) == 0
+    assert picture_loss(black - MARGIN - SLACK / 2, black) == 0
     assert picture_loss(white, white) > 0
-    assert picture_loss(torch.full_like(white, -1.0), torch.zeros_like(white)) == 0
+    assert picture_loss(white + MARGIN + 2 * SLACK, white) > 0

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MARGIN = 0.03  # how far beyond 0 and 1 flat ground is pushed, so that rounding can not lift it
+SLACK = 0.1  # how far beyond that it may go freely: a wide range costs int8 its resolution
 
 
 def with_white(picture: Tensor) -> Tensor:
@@ -18,12 +19,12 @@ def picture_loss(raw: Tensor, target: Tensor) -> Tensor:
     """L1 + 0.5 × L1 of the gradients + 0.5 × L1 of the 4×-reduced picture; a scalar.
 
     raw: (B, 4, H, W), unclamped; target: the same shape in [0, 1], premultiplied. Where the target
-    is 0 or 1 exactly, raw is pulled MARGIN beyond it and not back from further out.
+    is 0 or 1 exactly, raw is pulled MARGIN beyond it, and gently back from further than SLACK.
     """
     low, high = target <= 0, target >= 1
-    error = torch.where(
-        low, F.relu(raw + MARGIN), torch.where(high, F.relu(1 + MARGIN - raw), (raw - target).abs())
-    )
+    beyond = torch.where(low, -raw, raw - 1)  # of interest where the target is 0 or 1
+    flat = F.relu(MARGIN - beyond) + 0.2 * F.relu(beyond - MARGIN - SLACK)
+    error = torch.where(low | high, flat, (raw - target).abs())
     difference = with_white(raw.clamp(0, 1)) - with_white(target)
     white = difference[:, 4:].abs()
     across = (difference[..., 1:] - difference[..., :-1]).abs().mean()

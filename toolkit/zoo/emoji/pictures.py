@@ -17,11 +17,11 @@ from genedge.toolkit.train import Average, Report, Stateful, falling, run_phase,
 from .codes import BATCH, batch_rows, one_hot, pictures_of
 from .data import Art
 from .losses import picture_loss
-from .model import NOISE, Decoder, TextSide
+from .model import NOISE, Decoder, TextSide, rounded
 from .sharpen import Discriminator, critic_loss, feature_distance, r1_penalty
 from .text import PromptBatches, judge_prompts, vague_loss
 
-JOINT_STEPS, SHARPEN_STEPS = 6000, 3000
+JOINT_STEPS, SHARPEN_STEPS = 6000, 2500
 CODE_WEIGHT, VAGUE_WEIGHT = 0.02, 0.02
 CODE_NOISE = (
     0.3  # largest standard deviation; smaller than in the first phase, where codes are exact
@@ -91,7 +91,7 @@ def fit_pictures(
             code = live_text(tokens, noise)
             size = CODE_NOISE * torch.from_numpy(random.random((BATCH, 1, 1, 1), np.float32))
             jitter = torch.from_numpy(random.standard_normal(code.shape, np.float32))
-            raw = live_decoder.unclamped(code + size * jitter, style)
+            raw = live_decoder.unclamped(code + size * jitter, style, rounded)
             vague = vague_loss(live_text, batches, random)
         raw, code = raw.float(), code.float()
         near = F.mse_loss(code, batches.codes[torch.from_numpy(emoji)])

@@ -29,7 +29,7 @@ from .data import Art
 from .judge import judge
 from .model import NOISE, Decoder, TextSide
 
-STEPS, NAMES, WORDS, DRAWS, MOST = 8000, 128, 24, 8, 12
+STEPS, NAMES, WORDS, DRAWS, MOST = 6000, 128, 24, 8, 12
 TEACHER_WEIGHT = 0.2
 
 
