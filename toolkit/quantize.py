@@ -124,7 +124,7 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
     def _kept(self, node: Node) -> bool:
         stack = node.meta.get("nn_module_stack") or {}
         paths = [path for path, _ in stack.values()]
-        return any(p == k or p.endswith("." + k) for p in paths for k in self.keep)
+        return any(p == k or p.startswith(k + ".") for p in paths for k in self.keep)
 
     def annotate(self, model: GraphModule) -> GraphModule:
         for node in model.graph.nodes:

@@ -92,8 +92,11 @@ class Decoder(nn.Module):
         for blocks, up in zip(self.blocks, self.ups, strict=True):
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, z, grid)
-            x = grid(self.shuffle(up(x)))
-        picture: Tensor = self.exit(torch.relu(x))
+            x = up(x)
+            if up is self.ups[-1]:
+                x = torch.relu(x)  # before the shuffle: fused, and int8 spends no step below 0
+            x = self.shuffle(grid(x))
+        picture: Tensor = self.exit(x)
         return picture
 
     def forward(self, code: Tensor, style: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from .model import NOISE, Decoder, TextSide, rounded
 from .sharpen import Discriminator, critic_loss, feature_distance, r1_penalty
 from .text import PromptBatches, judge_prompts, vague_loss
 
-JOINT_STEPS, SHARPEN_STEPS = 6000, 2500
+JOINT_STEPS, SHARPEN_STEPS = 4600, 2000
 CODE_WEIGHT, VAGUE_WEIGHT = 0.02, 0.02
 CODE_NOISE = (
     0.3  # largest standard deviation; smaller than in the first phase, where codes are exact
