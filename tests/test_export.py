@@ -88,7 +88,7 @@ def test_an_export_that_misses_a_limit_writes_nothing(generator, tmp_path):
 
 
 def test_the_size_audit_fails_where_int8_is_stored_as_float(tmp_path):
-    plan = Quantized({}, {}, planned_int8=1_000_000, planned_float=1000)
+    plan = Quantized({}, {}, {}, planned_int8=1_000_000, planned_float=1000)
     file = tmp_path / "x.onnx"
     file.write_bytes(bytes(1_100_000))
     audit_size(plan, [file])

@@ -223,6 +223,7 @@ def _export_one(
             ],
             "noise": {"generator": "philox4x32-10", "stream": 0},
             "float_layers": list(keep),
+            "ranges": dict(quantized.ranges) if quantized else {},
             "golden": {**file_json(stored(folder / "golden.npz")), "count": len(golden.prompts)},
             "tools": _versions(),
         }

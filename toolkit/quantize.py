@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-from .generator import Generator
+from .generator import Component, Generator
 from .programs import example_inputs, export_module
 
 _aten = torch.ops.aten
@@ -49,6 +50,9 @@ _MOVES = {
     _aten.pixel_shuffle.default,
 }
 _KEY = "quantization_annotation"
+# Ways to set the range of an activation; each component takes the one that serves it better.
+OBSERVERS: dict[str, Any] = {"histogram": HistogramObserver, "minmax": MinMaxObserver}
+COMPARED_PROMPTS = 32
 # A clamp to [0, 1] ends in whole grey levels: 0 and 255 are exact.
 _GREY_LEVELS = FixedQParamsQuantizationSpec(
     dtype=torch.int8,
@@ -64,11 +68,13 @@ _GREY_LEVELS = FixedQParamsQuantizationSpec(
 class Quantized:
     """int8 programs by component, and how many tensors of which kind the plan stores.
 
-    planned_int8, planned_float: bytes of the weights that become int8, and of those that do not.
+    ranges: by component, which of OBSERVERS set the ranges. planned_int8, planned_float: bytes of
+    the weights that become int8, and of those that do not.
     """
 
     programs: dict[str, ExportedProgram]
     modules: dict[str, nn.Module]
+    ranges: dict[str, str]
     planned_int8: int
     planned_float: int
 
@@ -171,42 +177,102 @@ def quantize(
     cpu: str = "portable",
     keep: Iterable[str] = (),
     calibration: int = 128,
-    minmax: bool = False,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Quantized:
     """Calibrates on `calibration` of the generator's prompts, one at a time, and converts.
 
     keep: names of modules, as "component.module", that stay float. Each component is calibrated
-    on what the float components before it give. report(what, done, total) is called on the way.
+    on what the float components before it give, once for each way to set ranges; the way whose
+    output is nearer to float on the first prompts is taken. report(what, done, total) is called
+    on the way.
     """
-    bits = 7 if cpu == "portable" else 8
     keep = tuple(keep)
-    prepared: dict[str, nn.Module] = {}
+    examples = {c.name: example_inputs(generator, c) for c in generator.components}
+    prepared: dict[tuple[str, str], nn.Module] = {}
     for component in generator.components:
         mine = [k.partition(".")[2] for k in keep if k.startswith(component.name + ".")]
-        example = example_inputs(generator, component)
-        graph = export_module(_with_int8_tables(component.module), example).module()
-        prepared[component.name] = prepare_pt2e(graph, CommonQuantizer(bits, mine, minmax))
+        module = _with_int8_tables(component.module)
+        for way, observer in OBSERVERS.items():
+            graph = export_module(module, examples[component.name]).module()
+            quantizer = CommonQuantizer(7 if cpu == "portable" else 8, mine, observer)
+            prepared[component.name, way] = prepare_pt2e(graph, quantizer)
     prompts = generator.calibration[:calibration] or ("",)
+    first: list[dict[str, Tensor]] = []
     for i, prompt in enumerate(prompts):
         tensors = generator.tensors(generator.prepare(prompt, seed=i))
+        if i < COMPARED_PROMPTS:
+            first.append(tensors)
         for component in generator.components:
-            with torch.no_grad():
-                prepared[component.name](*(tensors[n] for n in component.inputs))
+            inputs = tuple(tensors[n] for n in component.inputs)
+            for way in OBSERVERS:
+                with torch.no_grad():
+                    prepared[component.name, way](*inputs)
         report("calibrate", i + 1, len(prompts))
     programs: dict[str, ExportedProgram] = {}
     modules: dict[str, nn.Module] = {}
+    ways: dict[str, str] = {}
     small = large = 0
     for component in generator.components:
-        converted = convert_pt2e(prepared[component.name])
-        program = export_module(converted, example_inputs(generator, component))
-        programs[component.name] = program
-        modules[component.name] = program.module()
-        for tensor in used_tensors(program).values():
+        name = component.name
+        for way in OBSERVERS:
+            raise_floors(prepared[name, way])
+        graphs = {way: convert_pt2e(prepared[name, way]) for way in OBSERVERS}
+        errors = {way: _error(graph, component, first) for way, graph in graphs.items()}
+        ways[name] = min(errors, key=lambda way: errors[way])
+        programs[name] = export_module(graphs[ways[name]], examples[name])
+        modules[name] = programs[name].module()
+        for tensor in used_tensors(programs[name]).values():
             size = tensor.numel() * tensor.element_size()
             small += size if tensor.dtype == torch.int8 else 0
             large += size if tensor.dtype != torch.int8 else 0
-    return Quantized(programs, modules, small, large)
+    return Quantized(programs, modules, ways, small, large)
+
+
+def raise_floors(prepared: GraphModule) -> int:
+    """Takes steps of the grid away from values that a ReLU turns into 0 anyway.
+
+    In relu(a + b), what a holds below −max(b) comes out as 0 whatever it is; its observer forgets
+    it, in place. Returns the count of observers that were changed.
+    """
+    changed = 0
+    for node in prepared.graph.nodes:
+        users = list(node.users)
+        if node.target is not _aten.add.Tensor or [u.target for u in users] != [_aten.relu.default]:
+            continue
+        pair = [a for a in node.args[:2] if isinstance(a, Node) and a.op == "call_module"]
+        if len(pair) != 2:
+            continue
+        one, two = (prepared.get_submodule(str(a.target)) for a in pair)
+        floors = -float(two.max_val), -float(one.max_val)  # type: ignore[arg-type]
+        for observed, observer, floor in zip(pair, (one, two), floors, strict=True):
+            if len(observed.users) == 1 and len(observed.all_input_nodes[0].users) == 1:
+                changed += _raise_floor(observer, floor)
+    return changed
+
+
+def _raise_floor(observer: Any, floor: float) -> bool:
+    low, high = float(observer.min_val), float(observer.max_val)
+    if not low < floor < high:
+        return False
+    if isinstance(observer, HistogramObserver):
+        cut = int((floor - low) / (high - low) * observer.bins)
+        floor = low + cut * (high - low) / observer.bins
+        observer.histogram = observer.histogram[cut:].clone()
+        observer.bins -= cut
+    observer.min_val.fill_(floor)
+    return True
+
+
+@torch.no_grad()
+def _error(graph: nn.Module, component: Component, prompts: list[dict[str, Tensor]]) -> float:
+    """Squared error of the component's outputs, summed over prompts."""
+    total = 0.0
+    for tensors in prompts:
+        results = graph(*(tensors[n] for n in component.inputs))
+        results = results if isinstance(results, tuple) else (results,)
+        for output, result in zip(component.outputs, results, strict=True):
+            total += float((result - tensors[output]).square().sum())
+    return total
 
 
 def used_tensors(program: ExportedProgram) -> dict[str, Tensor]:

@@ -17,20 +17,26 @@ STYLE_COUNT = 7
 TOKENS, VOCABULARY, NOISE = 32, 2048, 16
 
 
-def rounded(x: Tensor) -> Tensor:
+def rounded(x: Tensor, addend: Tensor | None = None) -> Tensor:
     """x on a grid of 256 steps from its lowest to its highest value; gradients pass unchanged.
 
     Training draws through this, so that activations get ranges that 8 bits serve well (Jacob et
-    al., "Quantization and training of neural networks", CVPR 2018).
+    al., "Quantization and training of neural networks", CVPR 2018). Where `addend` is added and a
+    ReLU follows, what lies below −max(addend) comes out as 0 and gets no steps.
     """
+    if addend is not None:
+        x = torch.maximum(x, -addend.detach().amax())
     low, high = x.detach().aminmax()
     step = (high - low) / 255 + 1e-6
     return x + ((x / step).round() * step - x).detach()
 
 
-def same(x: Tensor) -> Tensor:
+def same(x: Tensor, addend: Tensor | None = None) -> Tensor:
     """x itself: what `rounded` is replaced by outside of training."""
     return x
+
+
+Grid = Callable[..., Tensor]
 
 
 class Modulated(nn.Module):
@@ -48,11 +54,12 @@ class Modulated(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             layer.bias = nn.Parameter(torch.full((channels,), bias))
 
-    def forward(self, x: Tensor, z: Tensor, grid: Callable[[Tensor], Tensor] = same) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor, grid: Grid = same) -> Tensor:
         """x: (B, C, H, W); z: (B, width, 1, 1); grid: `same` or `rounded`."""
-        h = grid(grid(self.conv1(x)) * self.scale(z))
-        h = grid(torch.relu(h + self.shift(z)))
-        return grid(torch.relu(x + grid(self.conv2(h))))
+        shift = self.shift(z)
+        h = grid(grid(self.conv1(x)) * self.scale(z), shift)
+        h = grid(torch.relu(h + shift))
+        return grid(torch.relu(x + grid(self.conv2(h), x)))
 
 
 class Decoder(nn.Module):
@@ -82,9 +89,7 @@ class Decoder(nn.Module):
         self.exit = nn.Conv2d(16, 4, 3, padding=1)
         nn.init.normal_(self.style_in.weight, std=0.5)
 
-    def unclamped(
-        self, code: Tensor, style: Tensor, grid: Callable[[Tensor], Tensor] = same
-    ) -> Tensor:
+    def unclamped(self, code: Tensor, style: Tensor, grid: Grid = same) -> Tensor:
         """The picture before the clamp to [0, 1]: what training looks at. grid: see Modulated."""
         z = torch.relu(self.code_in(code.flatten(1)) + self.style_in(style))
         z = torch.relu(self.z_hidden(z)).view(-1, self.z_hidden.out_features, 1, 1)
