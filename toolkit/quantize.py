@@ -105,10 +105,12 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
     """Annotates what all three targets fuse; `keep` names modules that stay float."""
 
     def __init__(
-        self, weight_bits: int = 8, keep: Iterable[str] = (), minmax: bool = False
+        self,
+        weight_bits: int = 8,
+        keep: Iterable[str] = (),
+        observer: Any = HistogramObserver,
     ) -> None:
         super().__init__()
-        observer = MinMaxObserver if minmax else HistogramObserver
         top = 2 ** (weight_bits - 1) - 1
         self.activation = QuantizationSpec(
             dtype=torch.int8,
