@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MARGIN = 0.03  # how far beyond 0 and 1 flat ground is pushed, so that rounding can not lift it
+MARGIN = 0.06  # how far beyond 0 and 1 flat ground is pushed, so that rounding can not lift it
 SLACK = 0.1  # how far beyond that it may go freely: a wide range costs int8 its resolution
 
 
