@@ -33,6 +33,7 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
+from .bias import correct_last_bias
 from .generator import Component, Generator
 from .programs import example_inputs, export_module
 
@@ -190,10 +191,12 @@ def quantize(
     """
     keep = tuple(keep)
     examples = {c.name: example_inputs(generator, c) for c in generator.components}
-    prepared: dict[tuple[str, str], nn.Module] = {}
+    prepared: dict[tuple[str, str], Any] = {}
+    original: dict[str, Any] = {}
     for component in generator.components:
         mine = [k.partition(".")[2] for k in keep if k.startswith(component.name + ".")]
         module = _with_int8_tables(component.module)
+        original[component.name] = export_module(module, examples[component.name]).module()
         for way, observer in OBSERVERS.items():
             graph = export_module(module, examples[component.name]).module()
             quantizer = CommonQuantizer(7 if cpu == "portable" else 8, mine, observer)
@@ -219,6 +222,9 @@ def quantize(
         for way in OBSERVERS:
             raise_floors(prepared[name, way])
         graphs = {way: convert_pt2e(prepared[name, way]) for way in OBSERVERS}
+        inputs = [tuple(t[n] for n in component.inputs) for t in first]
+        for graph in graphs.values():
+            correct_last_bias(graph, original[name], inputs)
         errors = {way: _error(graph, component, first) for way, graph in graphs.items()}
         ways[name] = min(errors, key=lambda way: errors[way])
         programs[name] = export_module(graphs[ways[name]], examples[name])
