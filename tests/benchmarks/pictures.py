@@ -4,7 +4,8 @@
 
 hero.png: the README's. held_out.png: 48 held-out pairs, drawn beside the real art (drawn on the
 left). styles.png: eight prompts in seven styles. seeds.png: keywords, eight seeds each.
-naming.png: 100 training pairs for people to name; the prompts are in naming.json.
+naming-1.png to naming-4.png: 100 training pairs for people to name, 25 each, row by row; the
+prompts are in naming.json.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def main(out: Path) -> None:
     (out / "held_out.json").write_text(json.dumps([p for _, p in pairs[:48]], indent=1) + "\n")
 
     named = [p for p in generator.calibration if p.endswith(" style")][:100]
-    contact_sheet([enlarged(draw(p, 5), 2) for p in named], 10, gap=8).save(out / "naming.png")
+    for i in range(0, 100, 25):
+        cells = [enlarged(draw(p, 5), 2) for p in named[i : i + 25]]
+        contact_sheet(cells, 5, gap=8).save(out / f"naming-{i // 25 + 1}.png")
     (out / "naming.json").write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n")
 
 
