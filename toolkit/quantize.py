@@ -10,6 +10,7 @@ VNNI adds pairs of products in 16 bits, which 8-bit weights overflow.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -102,6 +103,32 @@ def _with_int8_tables(module: nn.Module) -> nn.Module:
     return module
 
 
+class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[misc]
+    """Symmetric scale of each output channel that makes the squared error of its weights least.
+
+    Tries clips from half of the largest weight to all of it. The largest weights are few; at 7
+    bits it pays to clip them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight = x.detach()
+        return super().forward(x)  # type: ignore[no-any-return]
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        scale, zero = super().calculate_qparams()
+        rows = self.weight.flatten(1)
+        largest = rows.abs().amax(1).clamp(min=self.eps.item())
+        least = torch.full_like(largest, float("inf"))
+        for clip in torch.linspace(0.5, 1.0, 26):
+            step = clip * largest / self.quant_max
+            grid = (rows / step[:, None]).round().clamp(self.quant_min, self.quant_max)
+            error = (grid * step[:, None] - rows).square().sum(1)
+            better = error < least
+            least = torch.where(better, error, least)
+            scale = torch.where(better, step, scale)
+        return scale, zero
+
+
 class CommonQuantizer(Quantizer):  # type: ignore[misc]
     """Annotates what all three targets fuse; `keep` names modules that stay float."""
 
@@ -122,7 +149,7 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
         )
         self.weight = QuantizationSpec(
             dtype=torch.int8,
-            observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=2**-16),
+            observer_or_fake_quant_ctr=PerChannelSquaredErrorObserver.with_args(eps=2**-16),
             quant_min=-top,
             quant_max=top,
             qscheme=torch.per_channel_symmetric,
@@ -273,14 +300,14 @@ def _raise_floor(observer: Any, floor: float) -> bool:
 
 @torch.no_grad()
 def _error(graph: nn.Module, component: Component, prompts: list[dict[str, Tensor]]) -> float:
-    """Squared error of the component's outputs, summed over prompts."""
+    """Mean over prompts of the logarithm of the squared error of the component's outputs."""
     total = 0.0
     for tensors in prompts:
         results = graph(*(tensors[n] for n in component.inputs))
         results = results if isinstance(results, tuple) else (results,)
         for output, result in zip(component.outputs, results, strict=True):
-            total += float((result - tensors[output]).square().sum())
-    return total
+            total += math.log10(float((result - tensors[output]).square().mean()) + 1e-20)
+    return total / len(prompts)
 
 
 def used_tensors(program: ExportedProgram) -> dict[str, Tensor]:

@@ -132,16 +132,17 @@ class TextSide(nn.Module):
             self.words.weight.mul_(8)  # the mean over 32 places is small: prompts have few tokens
             self.noise.weight.mul_(0.3)
 
-    def pooled(self, tokens: Tensor) -> Tensor:
+    def pooled(self, tokens: Tensor, grid: Grid = same) -> Tensor:
         """tokens: int64 (B, 32) → float32 (B, width): the mean over the sequence."""
-        x = self.embedding(tokens).transpose(1, 2).unsqueeze(2)
-        x = torch.relu(self.conv1(x))
-        x = torch.relu(self.conv2(x))
-        return x.mean((2, 3), keepdim=True).flatten(1)
+        x = grid(self.embedding(tokens).transpose(1, 2).unsqueeze(2))
+        x = grid(torch.relu(self.conv1(x)))
+        x = grid(torch.relu(self.conv2(x)))
+        return grid(x.mean((2, 3), keepdim=True).flatten(1))
 
-    def forward(self, tokens: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, noise: Tensor, grid: Grid = same) -> Tensor:
         """tokens: int64 (B, 32); noise: float32 (B, 16). Returns float32 (B, 64, 4, 4)."""
-        h = torch.relu(self.words(self.pooled(tokens)) + self.noise(noise))
-        h = torch.relu(self.hidden(h))
-        code: Tensor = self.write(h)
+        meant = self.noise(grid(noise))
+        h = grid(torch.relu(grid(self.words(self.pooled(tokens, grid)), meant) + grid(meant)))
+        h = grid(torch.relu(self.hidden(h)))
+        code: Tensor = grid(self.write(h))
         return code.view(-1, CODE_CHANNELS, CODE_SIZE, CODE_SIZE)

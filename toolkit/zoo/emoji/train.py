@@ -18,6 +18,7 @@ from .captions import PAD, Captions, captions_of, load_trained, train_tokenizer
 from .codes import fit_codes
 from .model import CODE_CHANNELS, NOISE, TOKENS, VOCABULARY, Decoder, TextSide
 from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
+from .settle import settle
 from .sharpen import Discriminator
 from .text import PromptBatches, fit_text, judge_prompts
 
@@ -128,6 +129,7 @@ def train(work: Path, cache: Path, out: Path, report: Report, force: bool = Fals
         rates=(1e-4, 2e-4),
         critic=Discriminator(),
     )
+    text, decoder = settle(art, batches, text, decoder, work, report)
     generator = assemble(text, decoder, tokenizer, art)
     save(generator, out, force=force, half=True)
     scores = evaluate(load_saved(out), art)
