@@ -54,7 +54,7 @@ _MOVES = {
 _KEY = "quantization_annotation"
 # Ways to set the range of an activation; each component takes the one that serves it better.
 OBSERVERS: dict[str, Any] = {"histogram": HistogramObserver, "minmax": MinMaxObserver}
-COMPARED_PROMPTS = 32
+COMPARED_PROMPTS = 64
 # A clamp to [0, 1] ends in whole grey levels: 0 and 255 are exact.
 _GREY_LEVELS = FixedQParamsQuantizationSpec(
     dtype=torch.int8,
@@ -219,11 +219,9 @@ def quantize(
     keep = tuple(keep)
     examples = {c.name: example_inputs(generator, c) for c in generator.components}
     prepared: dict[tuple[str, str], Any] = {}
-    original: dict[str, Any] = {}
     for component in generator.components:
         mine = [k.partition(".")[2] for k in keep if k.startswith(component.name + ".")]
         module = _with_int8_tables(component.module)
-        original[component.name] = export_module(module, examples[component.name]).module()
         for way, observer in OBSERVERS.items():
             graph = export_module(module, examples[component.name]).module()
             quantizer = CommonQuantizer(7 if cpu == "portable" else 8, mine, observer)
@@ -244,16 +242,21 @@ def quantize(
     modules: dict[str, nn.Module] = {}
     ways: dict[str, str] = {}
     small = large = 0
+    chained = [{n: t[n] for n in generator.signature.inputs} for t in first]
     for component in generator.components:
         name = component.name
         for way in OBSERVERS:
             raise_floors(prepared[name, way])
         graphs = {way: convert_pt2e(prepared[name, way]) for way in OBSERVERS}
-        inputs = [tuple(t[n] for n in component.inputs) for t in first]
+        inputs = [tuple(t[n] for n in component.inputs) for t in chained]
         for graph in graphs.values():
-            correct_last_bias(graph, original[name], inputs)
-        errors = {way: _error(graph, component, first) for way, graph in graphs.items()}
+            if len(component.outputs) == 1:
+                correct_last_bias(graph, inputs, [t[component.outputs[0]] for t in first])
+        results = {way: _outputs(graph, inputs) for way, graph in graphs.items()}
+        errors = {way: _error(component, r, first) for way, r in results.items()}
         ways[name] = min(errors, key=lambda way: errors[way])
+        for tensors, outputs in zip(chained, results[ways[name]], strict=True):
+            tensors |= dict(zip(component.outputs, outputs, strict=True))
         programs[name] = export_module(graphs[ways[name]], examples[name])
         modules[name] = programs[name].module()
         for tensor in used_tensors(programs[name]).values():
@@ -299,15 +302,20 @@ def _raise_floor(observer: Any, floor: float) -> bool:
 
 
 @torch.no_grad()
-def _error(graph: nn.Module, component: Component, prompts: list[dict[str, Tensor]]) -> float:
+def _outputs(graph: nn.Module, inputs: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    results = [graph(*row) for row in inputs]
+    return [r if isinstance(r, tuple) else (r,) for r in results]
+
+
+def _error(
+    component: Component, results: list[tuple[Tensor, ...]], wanted: list[dict[str, Tensor]]
+) -> float:
     """Mean over prompts of the logarithm of the squared error of the component's outputs."""
     total = 0.0
-    for tensors in prompts:
-        results = graph(*(tensors[n] for n in component.inputs))
-        results = results if isinstance(results, tuple) else (results,)
-        for output, result in zip(component.outputs, results, strict=True):
-            total += math.log10(float((result - tensors[output]).square().mean()) + 1e-20)
-    return total / len(prompts)
+    for outputs, tensors in zip(results, wanted, strict=True):
+        for name, output in zip(component.outputs, outputs, strict=True):
+            total += math.log10(float((output - tensors[name]).square().mean()) + 1e-20)
+    return total / len(results)
 
 
 def used_tensors(program: ExportedProgram) -> dict[str, Tensor]:
