@@ -120,6 +120,7 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
                 {k: v.to(dtype).contiguous() for k, v in weights},
                 folder / f"{component.name}.safetensors",
             )
+            (folder / f"{component.name}.safetensors").chmod(0o644)  # the library writes 0600
         (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
         row = {
             "schema": _SCHEMA,
