@@ -21,6 +21,8 @@ def load(directory: Path, component: Component, threads: int) -> Run:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Threads that wait by spinning take the cores from the app around them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
         str(directory / component.files[0].path), options, providers=["CPUExecutionProvider"]
     )

@@ -146,14 +146,19 @@ def main(page: Path) -> None:
             "|---|---|---|",
         ]
         for target in ("openvino", "onnx"):
-            seconds, peak = cold_start(folders[f"{target} int8"], out)
+            # From a small process: a child's peak starts at what its parent held when it forked.
+            words = [sys.executable, __file__, "--cold", str(folders[f"{target} int8"]), str(out)]
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
+            seconds, peak = json.loads(done.stdout)
             lines.append(f"| {target} | {seconds:.2f} | {peak:.0f} |")
             print(lines[-1], flush=True)
     page.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--latency":
+    if sys.argv[1] == "--cold":
+        print(json.dumps(cold_start(Path(sys.argv[2]), Path(sys.argv[3]))))
+    elif sys.argv[1] == "--latency":
         print(json.dumps(latencies(json.loads(sys.argv[2]), int(sys.argv[3]))))
     else:
         main(Path(sys.argv[1]))

@@ -28,9 +28,9 @@ HERO = [
     ("grinning cat", "noto"),
     ("rocket", "flat"),
     ("smiling face with sunglasses", "twemoji"),
-    ("octopus", "glossy"),
-    ("birthday cake", "noto"),
-    ("soccer ball", "3d"),
+    ("dog face", "flat"),
+    ("umbrella", "noto"),
+    ("guitar", "glossy"),
     ("hot beverage", "flat"),
 ]
 STYLED = ["red apple", "dog face", "rocket", "crying face", "umbrella", "pizza", "guitar", "rose"]
