@@ -248,11 +248,11 @@ def quantize(
         for way in OBSERVERS:
             raise_floors(prepared[name, way])
         graphs = {way: convert_pt2e(prepared[name, way]) for way in OBSERVERS}
-        inputs = [tuple(t[n] for n in component.inputs) for t in chained]
+        fed = [tuple(t[n] for n in component.inputs) for t in chained]
         for graph in graphs.values():
             if len(component.outputs) == 1:
-                correct_last_bias(graph, inputs, [t[component.outputs[0]] for t in first])
-        results = {way: _outputs(graph, inputs) for way, graph in graphs.items()}
+                correct_last_bias(graph, fed, [t[component.outputs[0]] for t in first])
+        results = {way: _outputs(graph, fed) for way, graph in graphs.items()}
         errors = {way: _error(component, r, first) for way, r in results.items()}
         ways[name] = min(errors, key=lambda way: errors[way])
         for tensors, outputs in zip(chained, results[ways[name]], strict=True):

@@ -58,8 +58,8 @@ def starting_codes(art: Art) -> Tensor:
     spread = spread[:CODE_CHANNELS] / len(known) ** 0.5
     codes = (cells - centre) @ basis[:CODE_CHANNELS].T
     codes = codes / spread.sqrt() / spread.sqrt().square().mean().sqrt()
-    table: Tensor = codes.permute(0, 3, 1, 2).contiguous()
-    return table
+    first: Tensor = codes.permute(0, 3, 1, 2).contiguous()
+    return first
 
 
 def one_hot(style: Tensor) -> Tensor:

@@ -89,12 +89,14 @@ class Art:
     def unseen(self) -> np.ndarray:
         """Bool, (N,): pictures of emoji that are held out whole."""
         held: np.ndarray = np.array([e.held_out for e in self.emoji])
-        return np.take(held, self.emoji_of)
+        unseen: np.ndarray = np.take(held, self.emoji_of)
+        return unseen
 
     @property
     def train(self) -> np.ndarray:
         """Bool, (N,): pictures that training may see."""
-        return np.logical_not(self.held_out | self.unseen)
+        seen: np.ndarray = np.logical_not(self.held_out | self.unseen)
+        return seen
 
 
 def base_of(code: str) -> str:
