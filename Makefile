@@ -10,7 +10,7 @@ demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, ve
 	$(BIN)/genedge export --target openvino --out artifacts --force
 	$(BIN)/genedge generate "a red apple" --artifact artifacts/emoji-openvino-int8 --seed 1 --style 3d --out apple.png
 	$(BIN)/genedge generate "grinning cat, noto style" --artifact artifacts/emoji-openvino-int8 --seed 1 --out cat.png
-	$(BIN)/genedge generate "animal" --artifact artifacts/emoji-openvino-int8 --seed 4 --style flat --out animal.png
+	$(BIN)/genedge generate "smiling face with sunglasses" --artifact artifacts/emoji-openvino-int8 --seed 1 --style twemoji --out sunglasses.png
 	$(BIN)/genedge verify artifacts/emoji-openvino-int8
 
 test: $(VENV)/dev.stamp lint typecheck pytest  ## everything that CI runs
