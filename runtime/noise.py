@@ -14,6 +14,7 @@ from .errors import BadInput
 
 LARGEST_SEED = 2**63 - 1
 NOISE_STREAM, CHOICE_STREAM = 0, 1
+STYLE_CHOICE, MEANING_CHOICE = 0, 1
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
@@ -75,6 +76,9 @@ def noise(seed: int, shape: tuple[int, ...], stream: int = NOISE_STREAM) -> np.n
     return np.reshape(values, shape)
 
 
-def choice(seed: int, count: int) -> int:
-    """A whole number from 0 to count − 1: (first word of stream 1 × count) >> 32."""
-    return int(philox(seed, CHOICE_STREAM, 1)[0]) * count >> 32
+def choice(seed: int, count: int, which: int = STYLE_CHOICE) -> int:
+    """A whole number from 0 to count − 1: (word `which` of stream 1 × count) >> 32.
+
+    which: STYLE_CHOICE or MEANING_CHOICE, so that the two do not follow each other.
+    """
+    return int(philox(seed, CHOICE_STREAM, 1)[which]) * count >> 32

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .artifact import Artifact, check_files, read_artifact
 from .errors import BadInput, EnvironmentFailed, MissingProgram
-from .noise import checked_seed, choice, new_seed, noise
+from .noise import MEANING_CHOICE, checked_seed, choice, new_seed, noise
 from .picture import parse_background, to_image, to_pixels
 from .signature import Signature
 from .tokenizer import PromptTokenizer, checked_prompt, load_tokenizer
@@ -85,6 +85,9 @@ def prepare(
                 warnings.append(f"the generator knows no word of {text!r}; the picture is a guess")
         elif spec.source == "noise":
             value = noise(seed, spec.shape)
+        elif spec.source == "meaning":
+            value = np.zeros(spec.shape, spec.dtype)
+            value[..., choice(seed, spec.shape[-1], MEANING_CHOICE)] = 1
         else:
             value = np.zeros(spec.shape, spec.dtype)
             value[..., signature.styles.index(style)] = 1

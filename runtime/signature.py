@@ -10,7 +10,7 @@ import numpy as np
 
 from .errors import BadInput
 
-SOURCES = ("prompt", "noise", "style")
+SOURCES = ("prompt", "noise", "meaning", "style")
 LAYOUTS = ("rgba-premultiplied", "rgb", "gray")
 
 
@@ -18,7 +18,8 @@ LAYOUTS = ("rgba-premultiplied", "rgb", "gray")
 class TensorSpec:
     """One tensor: dtype name, static shape, the range of its values, and what fills it.
 
-    source: "prompt" (token ids), "noise" (from the seed), "style" (one-hot); "" for an output.
+    source: "prompt" (token ids), "noise" (from the seed), "meaning" (one-hot of a choice by the
+    seed: which of several fitting things a prompt gives), "style" (one-hot); "" for an output.
     """
 
     dtype: str

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from genedge.runtime.noise import choice, noise
+from genedge.runtime.noise import MEANING_CHOICE, choice, noise
 from genedge.runtime.run import load
-from genedge.toolkit.cli import bundled
+from genedge.toolkit.verbs.options import bundled
 
 HERE = Path(__file__).parent / "vectors"
 SEEDS = [0, 1, 2, 42, 1000, 2**31 - 1, 2**32, 2**32 + 1, 2**53 + 1, 2**63 - 1]
@@ -35,7 +35,14 @@ def main() -> None:
         "noise": [
             {"seed": str(s), "bits": noise(s, (16,)).view(np.uint32).tolist()} for s in SEEDS
         ],
-        "choices": [{"seed": str(s), "of_seven": choice(s, 7)} for s in SEEDS],
+        "choices": [
+            {
+                "seed": str(s),
+                "style_of_seven": choice(s, 7),
+                "meaning_of_sixteen": choice(s, 16, MEANING_CHOICE),
+            }
+            for s in SEEDS
+        ],
     }
     (HERE / "noise.json").write_text(json.dumps(rows, indent=1) + "\n")
     tokenizer = load(bundled("emoji")).tokenizer

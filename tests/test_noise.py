@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genedge.runtime.errors import BadInput
-from genedge.runtime.noise import LARGEST_SEED, checked_seed, choice, noise, philox_words
+from genedge.runtime.noise import (
+    LARGEST_SEED,
+    MEANING_CHOICE,
+    checked_seed,
+    choice,
+    noise,
+    philox_words,
+)
+from genedge.runtime.run import prepare
+from genedge.runtime.signature import Signature, TensorSpec
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "noise.json").read_text())
 SEEDS = st.integers(0, LARGEST_SEED)
@@ -48,7 +57,9 @@ def test_noise_equals_the_shared_vectors(row):
 
 @pytest.mark.parametrize("row", VECTORS["choices"], ids=lambda row: row["seed"])
 def test_choices_equal_the_shared_vectors(row):
-    assert choice(int(row["seed"]), 7) == row["of_seven"]
+    seed = int(row["seed"])
+    assert choice(seed, 7) == row["style_of_seven"]
+    assert choice(seed, 16, MEANING_CHOICE) == row["meaning_of_sixteen"]
 
 
 @given(SEEDS, st.integers(1, 40), st.integers(1, 40))
@@ -71,3 +82,12 @@ def test_noise_has_mean_0_and_variance_1():
 def test_a_seed_out_of_range_is_refused(seed):
     with pytest.raises(BadInput, match="seed"):
         checked_seed(seed)
+
+
+def test_a_meaning_input_is_one_hot_at_the_choice_of_the_seed():
+    spec = TensorSpec("float32", (1, 16), 0, 1, "meaning")
+    signature = Signature({"meaning": spec}, "picture", TensorSpec("float32", (1,), 0, 1), "gray")
+    for seed in (1, 2, 2**40):
+        value = prepare(signature, None, "", seed).inputs["meaning"]
+        assert value.sum() == 1
+        assert value[0, choice(seed, 16, MEANING_CHOICE)] == 1

@@ -19,8 +19,8 @@ from PIL import Image
 
 from genedge.runtime.picture import contact_sheet, to_image
 from genedge.runtime.run import load
-from genedge.toolkit.cli import bundled
 from genedge.toolkit.generator import golden_seed, resolve
+from genedge.toolkit.verbs.options import bundled
 
 WHITE = (255, 255, 255)
 HERO = [

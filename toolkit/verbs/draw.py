@@ -1,0 +1,107 @@
+"""generate."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genedge.runtime.errors import BadInput
+
+from .options import Debug, Quiet, Threads, artifact_path
+
+
+def _prompts(prompt: str | None, file: Path | None) -> list[str]:
+    if (prompt is None) == (file is None):
+        raise BadInput("give one prompt, or a file of prompts with --file")
+    if file is None:
+        return [prompt or ""]
+    try:
+        lines = file.read_bytes().decode("utf-8").splitlines()
+    except OSError as problem:
+        raise BadInput(f"{file} can not be read ({problem.strerror})") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{file} is not UTF-8 text; save it as UTF-8") from None
+    found = [line for line in lines if line.strip()]
+    if not found:
+        raise BadInput(f"{file} holds no prompt; write one on each line")
+    return found
+
+
+def _numbered(out: Path | None, prompt: str, seed: int, index: int, total: int) -> Path:
+    if out is None:
+        slug = re.sub("[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "picture"
+        return Path(f"{slug}-{seed}.png" if total == 1 else f"{slug}-{seed}-{index + 1}.png")
+    if out.suffix.lower() != ".png":
+        raise BadInput(f"{out} must end in .png")
+    return out if total == 1 else out.with_name(f"{out.stem}-{index + 1}{out.suffix}")
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Prompts, one on each line.")] = None,
+    artifact: Annotated[str, typer.Option(help="A folder, or a bundled name.")] = "emoji",
+    seed: Annotated[int | None, typer.Option(help="0 to 2^63-1; drawn where left out.")] = None,
+    count: Annotated[int, typer.Option(min=1, max=10000, help="Pictures of each prompt.")] = 1,
+    style: Annotated[str, typer.Option(help="A style of the generator.")] = "",
+    background: Annotated[str, typer.Option(help="white, transparent or #rrggbb.")] = "transparent",
+    out: Annotated[Path | None, typer.Option(help="PNG to write; numbered where several.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Also write all as a contact sheet.")] = None,
+    threads: Threads = 1,
+    json_out: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Draw pictures of a prompt with an artifact."""
+    from genedge.runtime.noise import LARGEST_SEED, checked_seed, new_seed
+    from genedge.runtime.picture import (
+        contact_sheet,
+        parse_background,
+        save_png,
+        suspicion,
+        to_image,
+    )
+    from genedge.runtime.run import load
+
+    ground = parse_background(background)
+    prompts = _prompts(prompt, file)
+    first = new_seed() if seed is None else checked_seed(seed)
+    if first > LARGEST_SEED - count:
+        raise BadInput(f"seed {first} with --count {count} leaves the range 0 to {LARGEST_SEED}")
+    total = len(prompts) * count
+    _numbered(out, prompts[0], first, 0, total)
+    pipeline = load(artifact_path(artifact), threads)
+    for text in prompts:  # each is looked at before the first is drawn
+        pipeline.prepare(text, first, style)
+    images, rows = [], []
+    for i in range(total):
+        feed = pipeline.prepare(prompts[i // count], first + i % count, style)
+        pixels = pipeline.pixels(feed)
+        for warning in (*feed.warnings, suspicion(pixels)):
+            if warning:
+                print(f"genedge: warning: {warning}", file=sys.stderr)
+        image = to_image(pixels, ground)
+        path = _numbered(out, feed.prompt, feed.seed, i, total)
+        about = {
+            "Software": "genedge",
+            "prompt": feed.prompt,
+            "seed": str(feed.seed),
+            "style": feed.style,
+            "model": pipeline.artifact.name,
+            "artifact": pipeline.artifact.hash,
+        }
+        save_png(image, path, about)
+        if sheet is not None:
+            images.append(image)
+        rows.append({"file": str(path), **{k: about[k] for k in ("prompt", "seed", "style")}})
+        if not quiet and not json_out:
+            print(f"{path}  seed {feed.seed}" + (f"  style {feed.style}" if feed.style else ""))
+    if sheet is not None:
+        columns = count if count > 1 else min(8, max(1, round(total**0.5 * 1.3)))
+        save_png(contact_sheet(images, columns), sheet, {"Software": "genedge"})
+    if json_out:
+        print(json.dumps({"artifact": pipeline.artifact.hash, "pictures": rows}, indent=1))

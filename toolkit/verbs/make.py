@@ -1,0 +1,67 @@
+"""export."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genedge.runtime.artifact import CPUS, PRECISIONS, TARGETS
+from genedge.runtime.errors import BadInput
+
+from .options import Debug, Model, Quiet, need_torch
+
+
+def export(
+    model: Model = "emoji",
+    target: Annotated[
+        str, typer.Option(help=f"{', '.join(TARGETS)}, or all.", show_default=False)
+    ] = "",
+    precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = "int8",
+    cpu: Annotated[str, typer.Option(help=f"For int8: {', '.join(CPUS)}.")] = "portable",
+    min_psnr: Annotated[float | None, typer.Option(help="dB; write nothing below it.")] = None,
+    float_layers: Annotated[
+        str, typer.Option(help="component.module names that stay float, by commas.")
+    ] = "",
+    out: Annotated[Path, typer.Option(help="Folder for artifacts.")] = Path("artifacts"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an artifact.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write verified artifacts of a generator."""
+    if target not in (*TARGETS, "all"):
+        raise BadInput(f"target {target!r} is unknown; use --target {'|'.join(TARGETS)}|all")
+    from genedge.runtime.artifact import read_artifact
+    from genedge.runtime.verify import Limits
+
+    from ..progress import reporting
+
+    need_torch()
+    from ..export import export as run
+    from ..generator import resolve
+
+    targets = list(TARGETS) if target == "all" else [target]
+    if target == "all" and precision == "fp16":
+        targets.remove("executorch")
+        print("genedge: executorch has no fp16 and is left out", file=sys.stderr)
+    with reporting(quiet) as progress:
+        done = run(
+            resolve(model),
+            targets,
+            precision=precision,
+            cpu=cpu,
+            out=out,
+            force=force,
+            keep=[k.strip() for k in float_layers.split(",") if k.strip()],
+            limits=Limits(psnr=min_psnr),
+            progress=progress,
+        )
+    if not quiet:
+        for one in done:
+            size = read_artifact(one.directory).bytes / 1e6
+            print(
+                f"{one.directory}  {size:.2f} MB  PSNR {one.found['psnr']:.1f} dB "
+                f"(worst {one.found['psnr_worst']:.1f})  SSIM {one.found['ssim']:.3f}"
+            )
