@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,6 +48,12 @@ class Average:
         for name, value in state["tensors"].items():
             self.tensors[name].copy_(value)
         self.count = state["count"]
+
+
+def adam(*groups: tuple[Iterable[torch.nn.Parameter], float]) -> torch.optim.Adam:
+    """Adam with betas of 0.9 and 0.99; each group: parameters and their rate, kept as `base`."""
+    rows = [{"params": list(p), "lr": rate, "base": rate} for p, rate in groups]
+    return torch.optim.Adam(rows, betas=(0.9, 0.99), fused=True)
 
 
 def falling(step: int, steps: int, flat: float = 0.5, last: float = 0.01) -> float:

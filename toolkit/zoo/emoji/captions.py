@@ -1,4 +1,9 @@
-"""Prompts for training: names, names with keywords, and keywords that fit several emoji."""
+"""Prompts for training: names, names with keywords, and keywords that fit several emoji.
+
+A keyword that fits several emoji means one of them, picked by a choice from 0 to 15. So that the
+text side can learn what a choice stands for, each emoji belongs to one of 16 classes, by a hash,
+and choice c means the fitting emoji of class c, or of the next class that has one.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +17,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from genedge.runtime.tokenizer import PromptTokenizer
 
-from .data import Art
-from .model import TOKENS, VOCABULARY
+from .data import Art, hashed
+from .model import MEANINGS, TOKENS, VOCABULARY
 
 PAD = 0
 _OPENINGS = ("a ", "an ", "the ", "a picture of ", "a drawing of ", "an emoji of ", "draw ", "one ")
@@ -28,14 +33,17 @@ def plain(name: str) -> str:
 class Captions:
     """What can be said of each emoji that training may see.
 
-    names: row → its name. tags: row → keywords. vague: keyword → rows that fit it, two at least
-    or one where the keyword is not itself a name. rows: those of known emoji.
+    names: row → its name. tags: row → keywords. vague: keyword that is no name → rows that fit it.
+    meanings: keyword → the row that each choice means. keywords: row → keywords that mean it,
+    each with the choices by which it does. rows: those of known emoji.
     """
 
     names: dict[int, str]
     tags: dict[int, tuple[str, ...]]
     symbols: dict[int, str]
     vague: dict[str, tuple[int, ...]]
+    meanings: dict[str, tuple[int, ...]]
+    keywords: dict[int, tuple[tuple[str, tuple[int, ...]], ...]]
     rows: np.ndarray
 
 
@@ -54,7 +62,24 @@ def captions_of(art: Art) -> Captions:
     dull = {"with", "and", "of", "on", "in", "the", "to", "at", "for", "or", "no", "not", "off"}
     vague = {w: tuple(rows) for w, rows in sorted(fitting.items()) if w not in dull}
     symbols = {i: "".join(chr(int(c, 16)) for c in art.emoji[i].code.split("-")) for i in known}
-    return Captions(names, tags, symbols, vague, np.array(known))
+    meanings = {w: _meanings(w, rows, art) for w, rows in vague.items()}
+    keywords: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
+    for word, meant in meanings.items():
+        for row in sorted(set(meant)):
+            choices = tuple(c for c in range(MEANINGS) if meant[c] == row)
+            keywords.setdefault(row, []).append((word, choices))
+    by_row = {row: tuple(pairs) for row, pairs in keywords.items()}
+    return Captions(names, tags, symbols, vague, meanings, by_row, np.array(known))
+
+
+def _meanings(word: str, rows: tuple[int, ...], art: Art) -> tuple[int, ...]:
+    """The row that each choice means, of those that fit the keyword."""
+
+    def distance(row: int, choice: int) -> tuple[int, int]:
+        code = art.emoji[row].code
+        return (hashed(code) - choice) % MEANINGS, hashed(f"{word} {code}")
+
+    return tuple(min(rows, key=lambda r: distance(r, c)) for c in range(MEANINGS))
 
 
 def name_prompt(captions: Captions, row: int, random: np.random.Generator) -> str:
@@ -79,7 +104,7 @@ def name_prompt(captions: Captions, row: int, random: np.random.Generator) -> st
     return name
 
 
-def vague_prompt(captions: Captions, word: str, random: np.random.Generator) -> str:
+def keyword_prompt(word: str, random: np.random.Generator) -> str:
     """A keyword, now and then with an opening."""
     return _OPENINGS[random.integers(len(_OPENINGS))] + word if random.random() < 0.3 else word
 

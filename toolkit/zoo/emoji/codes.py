@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genedge.toolkit.train import Average, Report, falling, run_phase, set_rates
+from genedge.toolkit.train import Average, Report, adam, falling, run_phase, set_rates
 
 from .data import STYLES, Art
 from .judge import judge
 from .losses import picture_loss
-from .model import CODE_CHANNELS, Decoder
+from .model import CODE_CHANNELS, FIRST_BLOCKS, Decoder
 
 STEPS, BATCH = 24_000, 32
 CODE_NOISE = 0.8  # largest, in units of the codes' standard deviation, which starts at 1
@@ -106,16 +106,9 @@ def fit_codes(
 ) -> tuple[Decoder, Tensor]:
     """Trains decoder and codes; returns their averages. Resumes from `work`."""
     torch.manual_seed(seed)
-    decoder = Decoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    decoder = Decoder(blocks=FIRST_BLOCKS).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     codes = Codes(starting_codes(art))
-    optimizer = torch.optim.Adam(
-        [
-            {"params": decoder.parameters(), "lr": 1.2e-3, "base": 1.2e-3},
-            {"params": codes.parameters(), "lr": 4e-3, "base": 4e-3},
-        ],
-        betas=(0.9, 0.99),
-        fused=True,
-    )
+    optimizer = adam((decoder.parameters(), 1.2e-3), (codes.parameters(), 4e-3))
 
     def live() -> dict[str, Tensor]:
         return {**dict(decoder.named_parameters()), "codes": codes.table}
@@ -144,7 +137,7 @@ def fit_codes(
         return {"loss": loss.detach()}
 
     def averaged() -> tuple[Decoder, Tensor]:
-        copy = Decoder().eval()
+        copy = Decoder(blocks=FIRST_BLOCKS).eval()
         tensors = dict(average.tensors)
         table = tensors.pop("codes")
         copy.load_state_dict(tensors)
@@ -165,3 +158,16 @@ def fit_codes(
     state = {"decoder": decoder, "codes": codes, "optimizer": optimizer, "average": average}
     run_phase("codes", work, steps, state, one_step, report, evaluate=evaluate)
     return averaged()
+
+
+def grown(decoder: Decoder, seed: int = 0) -> Decoder:
+    """The decoder with more residual blocks at 8×8, 16×16 and 32×32, which at first add nothing.
+
+    The codes settle sooner with the small decoder; the large one then draws what they can not hold.
+    """
+    torch.manual_seed(seed)
+    large = Decoder()
+    missing, unexpected = large.load_state_dict(decoder.state_dict(), strict=False)
+    if unexpected or not all(name.startswith("blocks.") for name in missing):
+        raise ValueError(f"the decoders differ in more than blocks: {missing}, {unexpected}")
+    return large.eval()

@@ -112,7 +112,8 @@ def base_of(code: str) -> str:
     )
 
 
-def _hash(text: str) -> int:
+def hashed(text: str) -> int:
+    """A number from 0 to 9,999 that stays with the text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 10_000
 
 
@@ -180,7 +181,7 @@ def read_emoji(names: Path, tags: Path) -> tuple[Emoji, ...]:
                 group=entry["group"],
                 tags=words.get(code, ()),
                 base=base,
-                held_out=_hash(base) < _HELD_EMOJI,
+                held_out=hashed(base) < _HELD_EMOJI,
             )
         )
     return tuple(found)
@@ -287,7 +288,7 @@ def build(cache: Path, report: Callable[[str, int, int], None]) -> Path:
         for e, one in enumerate(emoji):
             if one.code in sources:
                 pictures.append(sources[one.code]())
-                rows.append((e, s, _hash(f"{one.base} {style}") < _HELD_PAIRS))
+                rows.append((e, s, hashed(f"{one.base} {style}") < _HELD_PAIRS))
             report(f"render {style}", e + 1, len(emoji))
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

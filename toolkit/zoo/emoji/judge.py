@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import STYLES, Art
+from .data import Art
 
 
 def composites(pictures: Tensor) -> Tensor:
@@ -29,30 +29,34 @@ def _sharpness(pictures: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def nearest_emoji(drawn: Tensor, style: np.ndarray, art: Art, count: int) -> np.ndarray:
+    """int64 (N, count): the emoji whose real pictures of the drawn picture's style are nearest.
+
+    drawn: uint8 (N, 4, 64, 64), premultiplied; style: int64 (N,). Distance: squared error over
+    black and over white together; held-out pictures are among those searched.
+    """
+    found = np.zeros((len(drawn), count), np.int64)
+    for s in np.unique(style):
+        mine, there = np.flatnonzero(style == s), np.flatnonzero(art.style_of == s)
+        real = composites(torch.from_numpy(art.pictures[there]).permute(0, 3, 1, 2)).flatten(1)
+        distance = torch.cdist(composites(drawn[mine]).flatten(1), real)
+        found[mine] = art.emoji_of[there][distance.topk(count, largest=False).indices.numpy()]
+    return found
+
+
 def judge(drawn: Tensor, rows: np.ndarray, art: Art) -> dict[str, float]:
     """Means over drawn pictures of the art's `rows`.
 
     drawn: uint8 (N, 4, 64, 64), premultiplied, the n-th of row rows[n]. Retrieval: the nearest
-    real pictures of the row's style (squared error over black and white together), among all that
-    the style has; R@1 and R@5 say how often the row's own emoji is among them. Sharpness: mean
-    size of the gradient over white, divided by that of the real pictures.
+    real pictures of the row's style, among all that the style has; R@1 and R@5 say how often the
+    row's own emoji is among them. Sharpness: mean size of the gradient over white, divided by that
+    of the real pictures.
     """
     real = torch.from_numpy(art.pictures[rows]).permute(0, 3, 1, 2)
-    first, five = [], []
-    for s in range(len(STYLES)):
-        mine = np.flatnonzero(art.style_of[rows] == s)
-        if not len(mine):
-            continue
-        there = np.flatnonzero(art.style_of == s)
-        all_real = composites(torch.from_numpy(art.pictures[there]).permute(0, 3, 1, 2))
-        distance = torch.cdist(composites(drawn[mine]).flatten(1), all_real.flatten(1))
-        nearest = art.emoji_of[there][distance.topk(5, largest=False).indices.numpy()]
-        hit = nearest == art.emoji_of[rows[mine]][:, None]
-        first.append(hit[:, 0])
-        five.append(hit.any(1))
+    hit = nearest_emoji(drawn, art.style_of[rows], art, 5) == art.emoji_of[rows][:, None]
     return {
         "psnr": float(picture_psnr(drawn, real).mean()),
-        "r1": float(np.concatenate(first).mean()),
-        "r5": float(np.concatenate(five).mean()),
+        "r1": float(hit[:, 0].mean()),
+        "r5": float(hit.any(1).mean()),
         "sharpness": float(_sharpness(drawn).mean() / _sharpness(real).mean()),
     }

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 CODE_CHANNELS, CODE_SIZE = 64, 4
 STYLE_COUNT = 7
-TOKENS, VOCABULARY, NOISE = 32, 2048, 16
+TOKENS, VOCABULARY, MEANINGS = 32, 2048, 16
+FIRST_BLOCKS, BLOCKS = (0, 2, 2, 1), (0, 3, 3, 2)  # before and after growing
 
 
 def rounded(x: Tensor, addend: Tensor | None = None) -> Tensor:
@@ -71,7 +72,7 @@ class Decoder(nn.Module):
     def __init__(
         self,
         widths: tuple[int, ...] = (256, 160, 96, 64),
-        blocks: tuple[int, ...] = (0, 2, 2, 1),
+        blocks: tuple[int, ...] = BLOCKS,
         z_width: int = 256,
     ) -> None:
         super().__init__()
@@ -113,9 +114,15 @@ class Decoder(nn.Module):
 
 
 class TextSide(nn.Module):
-    """Tokens and noise → code. The noise picks one meaning where the prompt has several."""
+    """Tokens and a choice → code.
 
-    def __init__(self, embedding: int = 160, width: int = 384, hidden: int = 1024) -> None:
+    The choice, made outside by whole numbers so that no rounding can flip it, picks one meaning
+    where the prompt has several: it scales and shifts the hidden units.
+    """
+
+    def __init__(
+        self, embedding: int = 160, width: int = 384, hidden: int = 1024, things: int = 2048
+    ) -> None:
         super().__init__()
         # No bias, and a padding token of zeros: what is not said adds exactly nothing. With biases
         # the count of padding tokens swamped all else, and the loss fell five times slower.
@@ -123,26 +130,40 @@ class TextSide(nn.Module):
         self.conv1 = nn.Conv2d(embedding, width, (1, 3), padding=(0, 1), bias=False)
         self.conv2 = nn.Conv2d(width, width, (1, 3), padding=(0, 1), bias=False)
         self.words = nn.Linear(width, hidden)
-        self.noise = nn.Linear(NOISE, hidden, bias=False)
-        self.hidden = nn.Linear(hidden, hidden)
-        self.write = nn.Linear(hidden, CODE_CHANNELS * CODE_SIZE**2)
+        self.scale = nn.Linear(MEANINGS, hidden, bias=False)
+        self.shift = nn.Linear(MEANINGS, hidden, bias=False)
+        self.hidden = nn.Linear(hidden, things)
+        self.write = nn.Linear(things, CODE_CHANNELS * CODE_SIZE**2)
         for layer in (self.conv1, self.conv2, self.words, self.hidden):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         with torch.no_grad():
             self.words.weight.mul_(8)  # the mean over 32 places is small: prompts have few tokens
-            self.noise.weight.mul_(0.3)
+        nn.init.normal_(self.scale.weight, mean=1.0, std=0.5)
+        nn.init.normal_(self.shift.weight, std=0.5)
 
     def pooled(self, tokens: Tensor, grid: Grid = same) -> Tensor:
-        """tokens: int64 (B, 32) → float32 (B, width): the mean over the sequence."""
+        """tokens: int64 (B, T) → float32 (B, width): the mean over 32 places.
+
+        T may be below 32 in training: padding adds nothing, two tokens of it behind the longest
+        prompt are enough.
+        """
         x = grid(self.embedding(tokens).transpose(1, 2).unsqueeze(2))
         x = grid(torch.relu(self.conv1(x)))
         x = grid(torch.relu(self.conv2(x)))
-        return grid(x.mean((2, 3), keepdim=True).flatten(1))
+        mean = x.mean((2, 3), keepdim=True).flatten(1)
+        return grid(mean if tokens.shape[1] == TOKENS else mean * (tokens.shape[1] / TOKENS))
 
-    def forward(self, tokens: Tensor, noise: Tensor, grid: Grid = same) -> Tensor:
-        """tokens: int64 (B, 32); noise: float32 (B, 16). Returns float32 (B, 64, 4, 4)."""
-        meant = self.noise(grid(noise))
-        h = grid(torch.relu(grid(self.words(self.pooled(tokens, grid)), meant) + grid(meant)))
-        h = grid(torch.relu(self.hidden(h)))
-        code: Tensor = grid(self.write(h))
+    def thing(self, tokens: Tensor, meaning: Tensor, grid: Grid = same) -> Tensor:
+        """float32 (B, things): hidden units that tell what is meant."""
+        shift = self.shift(meaning)
+        h = grid(self.words(self.pooled(tokens, grid))) * self.scale(meaning)
+        h = grid(torch.relu(grid(h, shift) + shift))
+        return grid(torch.relu(self.hidden(h)))
+
+    def forward(self, tokens: Tensor, meaning: Tensor, grid: Grid = same) -> Tensor:
+        """tokens: int64 (B, 32); meaning: float32 (B, 16), one-hot.
+
+        Returns float32 (B, 64, 4, 4).
+        """
+        code: Tensor = grid(self.write(self.thing(tokens, meaning, grid)))
         return code.view(-1, CODE_CHANNELS, CODE_SIZE, CODE_SIZE)

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from genedge.toolkit.train import Average, Report, falling, run_phase, set_rates
+from genedge.toolkit.train import Average, Report, adam, falling, run_phase, set_rates
 
 from .codes import BATCH, one_hot
 from .data import STYLES, Art
 from .losses import picture_loss
-from .model import NOISE, Decoder, TextSide, rounded
-from .text import PromptBatches, judge_prompts
+from .model import Decoder, TextSide, rounded
+from .text import PromptBatches, joined, judge_prompts
 
 STEPS, VAGUE, CODE_WEIGHT = 800, 8, 0.05
 
@@ -33,9 +33,9 @@ class Whole(nn.Module):
         super().__init__()
         self.text, self.decoder = text, decoder
 
-    def forward(self, tokens: Tensor, noise: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, meaning: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
         """Code, and picture before its clamp."""
-        code = self.text(tokens, noise, rounded)
+        code = self.text(tokens, meaning, rounded)
         return code, self.decoder.unclamped(code, style, rounded)
 
 
@@ -64,25 +64,24 @@ def settle(
     whole.decoder.load_state_dict(decoder.state_dict())
     parameters = dict(whole.named_parameters())
     tables = {k for k in parameters if "embedding" in k}
-    rate = {"params": list(parameters.values()), "lr": 1e-4, "base": 1e-4}
-    optimizer = torch.optim.Adam([rate], betas=(0.9, 0.99), fused=True)
+    optimizer = adam((parameters.values(), 1e-4))
     average = Average(parameters, decay=0.99)
 
     def one_step(step: int) -> dict[str, Tensor]:
         random = np.random.default_rng((seed, step))
         rows = random.choice(batches.captions.rows, BATCH - VAGUE)
-        tokens = torch.cat([batches.names(rows, random), batches.vague(random, VAGUE)[0]])
-        noise = torch.from_numpy(random.standard_normal((BATCH, NOISE), np.float32))
+        names, keywords = batches.names(rows, random), batches.keywords(random, VAGUE)
+        tokens, meaning = joined(names[0], keywords[0]), torch.cat([names[1], keywords[1]])
         style = one_hot(torch.from_numpy(random.integers(0, len(STYLES), BATCH)))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            true_code = text(tokens, noise).float()
+            true_code = text(tokens, meaning).float()
             target = decoder(true_code, style).float()
         coarse = {
             k: rounded_weight(v) if v.dim() > 1 and k not in tables else v
             for k, v in parameters.items()
         }
         with torch.autocast("cpu", torch.bfloat16):
-            code, raw = functional_call(whole, coarse, (tokens, noise, style))
+            code, raw = functional_call(whole, coarse, (tokens, meaning, style))
         picture = picture_loss(raw.float(), target)
         near = F.mse_loss(code.float(), true_code)
         set_rates(optimizer, falling(step, steps, flat=0.3))

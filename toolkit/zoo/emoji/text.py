@@ -1,10 +1,11 @@
 """Second phase: the text side learns to write the codes.
 
-Names have one code each. A keyword that fits several emoji has several: for eight draws of noise,
-each fitting code pulls its nearest draw and each draw is pulled to its nearest code (implicit
-maximum likelihood, Li and Malik, arXiv 1809.09087, made symmetric), so that the noise picks one
-meaning instead of blending all. A linear head that is thrown away afterwards also predicts
-MiniLM's embedding of the prompt, which draws words of like meaning together.
+A name means one emoji whatever the choice; a keyword and a choice together mean one of those that
+fit the keyword. So every prompt has one right code, and nothing is blended. Two linear heads that
+are thrown away afterwards help: one names the emoji from the last hidden layer, by cross-entropy,
+which settles what is meant long before squared error does (0.95 of the prompts after 1,200 steps,
+where squared error alone still blends); one predicts MiniLM's embedding of the prompt, which draws
+words of like meaning together.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from torch import Tensor, nn
 from genedge.runtime.errors import MissingProgram
 from genedge.runtime.silence import silenced
 from genedge.runtime.tokenizer import PromptTokenizer
-from genedge.toolkit.train import Average, Report, Stateful, falling, run_phase, set_rates
+from genedge.toolkit.train import Average, Report, Stateful, adam, falling, run_phase, set_rates
 
-from .captions import Captions, name_prompt, vague_prompt
+from .captions import Captions, keyword_prompt, name_prompt
 from .codes import draw, judged_rows
-from .data import Art
-from .judge import judge
-from .model import NOISE, Decoder, TextSide
+from .data import STYLES, Art
+from .judge import judge, nearest_emoji
+from .model import MEANINGS, Decoder, TextSide
 
-STEPS, NAMES, WORDS, DRAWS, MOST = 6000, 128, 24, 8, 12
-TEACHER_WEIGHT = 0.2
+STEPS, NAMES, WORDS = 8000, 128, 128
+NAMING_WEIGHT, TEACHER_WEIGHT = 0.3, 0.2
 
 
 def teacher_embeddings(texts: list[str]) -> Tensor:
@@ -55,74 +56,90 @@ class PromptBatches:
     ) -> None:
         self.captions, self.tokenizer, self.codes, self.seed = captions, tokenizer, codes, seed
         self.words = list(captions.vague)
-        # Rare keywords are many; common ones are what people type.
-        sizes = np.array([len(captions.vague[w]) for w in self.words], np.float64)
-        self.chance = np.sqrt(sizes) / np.sqrt(sizes).sum()
+        # Rare keywords are many and easy; common ones are what people type.
+        sizes = np.array([len(captions.vague[w]) for w in self.words])
+        chance = np.where(sizes > 1, np.sqrt(np.minimum(sizes, 2 * MEANINGS)), 0.3)
+        self.chance = chance / chance.sum()
 
     def tokens(self, prompts: list[str]) -> Tensor:
-        """int64 (N, 32)."""
-        return torch.from_numpy(np.concatenate([self.tokenizer.encode(p)[0] for p in prompts]))
+        """int64 (N, T): T is two more than the longest prompt has, 32 at most."""
+        ids = np.concatenate([self.tokenizer.encode(p)[0] for p in prompts])
+        longest = int((ids != self.tokenizer.pad).sum(1).max())
+        return torch.from_numpy(ids[:, : longest + 2])
 
-    def names(self, rows: np.ndarray, random: np.random.Generator) -> Tensor:
-        """Tokens of one prompt for each row."""
-        return self.tokens([name_prompt(self.captions, int(r), random) for r in rows])
+    def names(self, rows: np.ndarray, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Tokens of one name for each row, and choices at random, one-hot (N, 16)."""
+        prompts = [name_prompt(self.captions, int(r), random) for r in rows]
+        return self.tokens(prompts), chosen(random.integers(0, MEANINGS, len(rows)))
 
-    def vague(self, random: np.random.Generator, count: int) -> tuple[Tensor, list[str]]:
-        """Tokens of `count` keywords, and the keywords."""
-        chosen = [self.words[i] for i in random.choice(len(self.words), count, p=self.chance)]
-        return self.tokens([vague_prompt(self.captions, w, random) for w in chosen]), chosen
+    def keywords(
+        self, random: np.random.Generator, count: int
+    ) -> tuple[Tensor, Tensor, np.ndarray]:
+        """Tokens of `count` keywords, choices at random, one-hot, and the rows that they mean."""
+        words = [self.words[i] for i in random.choice(len(self.words), count, p=self.chance)]
+        choices = random.integers(0, MEANINGS, count)
+        rows = [self.captions.meanings[w][c] for w, c in zip(words, choices, strict=True)]
+        prompts = [keyword_prompt(w, random) for w in words]
+        return self.tokens(prompts), chosen(choices), np.array(rows)
 
-    def fitting(self, words: list[str], random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Codes (W, MOST, 1024) of emoji that fit each word, and a mask of those that count."""
-        table = torch.zeros(len(words), MOST, self.codes[0].numel())
-        mask = torch.zeros(len(words), MOST, dtype=torch.bool)
-        for i, word in enumerate(words):
-            rows = np.array(self.captions.vague[word])
-            rows = random.permutation(rows)[:MOST]
-            table[i, : len(rows)] = self.codes[torch.from_numpy(rows)].flatten(1)
-            mask[i, : len(rows)] = True
-        return table, mask
+    def either(
+        self, rows: np.ndarray, random: np.random.Generator, share: float
+    ) -> tuple[Tensor, Tensor]:
+        """Like `names`, but about a `share` of the prompts are keywords that mean the row."""
+        prompts, choices = [], random.integers(0, MEANINGS, len(rows))
+        for i, row in enumerate(rows):
+            words = self.captions.keywords.get(int(row))
+            if words and random.random() < share:
+                word, fitting = words[random.integers(len(words))]
+                choices[i] = fitting[random.integers(len(fitting))]
+                prompts.append(keyword_prompt(word, random))
+            else:
+                prompts.append(name_prompt(self.captions, int(row), random))
+        return self.tokens(prompts), chosen(choices)
 
 
-def vague_loss(text: TextSide, batches: PromptBatches, random: np.random.Generator) -> Tensor:
-    """Symmetric nearest-neighbour loss between draws of noise and fitting codes; a scalar."""
-    tokens, words = batches.vague(random, WORDS)
-    noise = torch.from_numpy(random.standard_normal((WORDS * DRAWS, NOISE), np.float32))
-    drawn = text(tokens.repeat_interleave(DRAWS, 0), noise).flatten(1).float()
-    table, mask = batches.fitting(words, random)
-    distance = torch.cdist(drawn.view(WORDS, DRAWS, -1), table).square() / table.shape[-1]
-    far = distance.masked_fill(~mask[:, None], float("inf"))
-    to_code = far.amin(2).mean()
-    to_draw = distance.amin(1)[mask].mean()
-    return to_code + to_draw
+def joined(*parts: Tensor) -> Tensor:
+    """Token tensors of several lengths, in one, filled up with padding (0)."""
+    longest = max(p.shape[1] for p in parts)
+    return torch.cat([F.pad(p, (0, longest - p.shape[1])) for p in parts])
+
+
+def chosen(choices: np.ndarray) -> Tensor:
+    """int64 (N,) → float32 (N, 16), one-hot."""
+    return F.one_hot(torch.from_numpy(choices), MEANINGS).float()
 
 
 @torch.no_grad()
-def text_codes(text: TextSide, batches: PromptBatches, names: list[str]) -> Tensor:
-    """float32 (N, 64, 4, 4): what the text side writes for plain prompts, with fixed noise."""
-    noise = np.random.default_rng(0).standard_normal((len(names), NOISE), np.float32)
-    return torch.cat(
-        [
-            text(t, n)
-            for t, n in zip(
-                batches.tokens(names).split(256), torch.from_numpy(noise).split(256), strict=True
-            )
-        ]
-    )
+def text_codes(
+    text: TextSide, batches: PromptBatches, prompts: list[str], choices: np.ndarray
+) -> Tensor:
+    """float32 (N, 64, 4, 4): what the text side writes."""
+    pieces = zip(batches.tokens(prompts).split(256), chosen(choices).split(256), strict=True)
+    return torch.cat([text(t, c) for t, c in pieces])
 
 
 def judge_prompts(
     text: TextSide, decoder: Decoder, batches: PromptBatches, art: Art, count: int = 500
 ) -> dict[str, float]:
-    """Scores of pictures drawn from names, on training pairs and on held-out pairs."""
+    """Scores of pictures drawn from names, on training pairs and on held-out pairs, and of
+    pictures drawn from keywords of three meanings at least.
+
+    keyword_r1: how often the nearest real picture shows something that fits the keyword.
+    """
+    random = np.random.default_rng(0)
     scores: dict[str, float] = {}
     for kind, rows in judged_rows(art, count).items():
         names = [batches.captions.names[int(e)] for e in art.emoji_of[rows]]
-        drawn = draw(
-            decoder, text_codes(text, batches, names), torch.from_numpy(art.style_of[rows])
-        )
+        codes = text_codes(text, batches, names, random.integers(0, MEANINGS, len(rows)))
+        drawn = draw(decoder, codes, torch.from_numpy(art.style_of[rows]))
         scores |= {f"{kind}_{k}": v for k, v in judge(drawn, rows, art).items()}
-    return scores
+    vague = {w: fit for w, fit in batches.captions.vague.items() if len(fit) > 2}
+    words = [str(w) for w in random.choice(list(vague), count)]
+    codes = text_codes(text, batches, words, random.integers(0, MEANINGS, count))
+    style = random.integers(0, len(STYLES), count)
+    nearest = nearest_emoji(draw(decoder, codes, torch.from_numpy(style)), style, art, 1)[:, 0]
+    fits = [n in vague[w] for n, w in zip(nearest, words, strict=True)]
+    return scores | {"keyword_r1": float(np.mean(fits))}
 
 
 def fit_text(
@@ -138,35 +155,41 @@ def fit_text(
     """Trains the text side on finished codes; returns its average. Resumes from `work`."""
     torch.manual_seed(seed)
     captions = batches.captions
-    text, head = TextSide(), nn.Linear(384, 384)
+    text = TextSide()
+    heads = nn.ModuleDict(
+        {
+            "naming": nn.Linear(text.write.in_features, len(art.emoji)),
+            "teacher": nn.Linear(text.words.in_features, 384),
+        }
+    )
     texts = [captions.names[int(r)] for r in captions.rows]
     known = teacher_embeddings(texts + batches.words)
     teacher = dict(zip(texts + batches.words, known, strict=True))
-    optimizer = torch.optim.Adam(
-        [{"params": [*text.parameters(), *head.parameters()], "lr": 1e-3, "base": 1e-3}],
-        betas=(0.9, 0.99),
-        fused=True,
-    )
+    optimizer = adam(([*text.parameters(), *heads.parameters()], 1e-3))
     average = Average(dict(text.named_parameters()))
 
     def one_step(step: int) -> dict[str, Tensor]:
         random = np.random.default_rng((seed, step))
         rows = random.choice(captions.rows, NAMES)
-        tokens = batches.names(rows, random)
-        noise = torch.from_numpy(random.standard_normal((NAMES, NOISE), np.float32))
+        tokens, choices = batches.names(rows, random)
+        more, more_choices, meant_rows = batches.keywords(random, WORDS)
+        meant = torch.from_numpy(np.concatenate([rows, meant_rows]))
         with torch.autocast("cpu", torch.bfloat16):
-            written = text(tokens, noise)
-            vague = vague_loss(text, batches, random)
-            felt = head(text.pooled(tokens))
-        names = F.mse_loss(written.float(), batches.codes[torch.from_numpy(rows)])
+            thing = text.thing(joined(tokens, more), torch.cat([choices, more_choices]))
+            written, named = text.write(thing), heads["naming"](thing)
+            felt = heads["teacher"](text.pooled(tokens))
+        error = (written.float() - batches.codes[meant].flatten(1)).square().mean(1)
+        names, keywords = error[:NAMES].mean(), error[NAMES:].mean()
+        naming = F.cross_entropy(named.float(), meant)
         taught = torch.stack([teacher[captions.names[int(r)]] for r in rows])
         like = 1 - F.cosine_similarity(felt.float(), taught).mean()
         set_rates(optimizer, falling(step, steps, flat=0.4))
         optimizer.zero_grad()
-        (names + 0.25 * vague + TEACHER_WEIGHT * like).backward()
+        (names + keywords + NAMING_WEIGHT * naming + TEACHER_WEIGHT * like).backward()
         optimizer.step()
         average.update(dict(text.named_parameters()))
-        return {"names": names.detach(), "vague": vague.detach(), "teacher": like.detach()}
+        logged = {"names": names, "keywords": keywords, "naming": naming, "teacher": like}
+        return {k: v.detach() for k, v in logged.items()}
 
     def averaged() -> TextSide:
         copy = TextSide().eval()
@@ -175,7 +198,7 @@ def fit_text(
 
     state: dict[str, Stateful] = {
         "text": text,
-        "head": head,
+        "heads": heads,
         "optimizer": optimizer,
         "average": average,
     }

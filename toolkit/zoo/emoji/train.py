@@ -16,8 +16,8 @@ from genedge.toolkit.train import Report
 
 from . import data
 from .captions import PAD, Captions, captions_of, load_trained, train_tokenizer
-from .codes import fit_codes
-from .model import CODE_CHANNELS, NOISE, TOKENS, VOCABULARY, Decoder, TextSide
+from .codes import fit_codes, grown
+from .model import CODE_CHANNELS, MEANINGS, TOKENS, VOCABULARY, Decoder, TextSide
 from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
 from .settle import settle
 from .sharpen import Discriminator
@@ -32,7 +32,7 @@ def signature() -> Signature:
     return Signature(
         inputs={
             "tokens": TensorSpec("int64", (1, TOKENS), 0, VOCABULARY - 1, "prompt"),
-            "noise": TensorSpec("float32", (1, NOISE), -6, 6, "noise"),
+            "meaning": TensorSpec("float32", (1, MEANINGS), 0, 1, "meaning"),
             "style": TensorSpec("float32", (1, len(data.STYLES)), 0, 1, "style"),
         },
         output_name="picture",
@@ -49,7 +49,7 @@ def assemble(text: TextSide, decoder: Decoder, tokenizer: Path, art: data.Art) -
     return Generator(
         name="emoji",
         components=(
-            Component("text", text.eval(), ("tokens", "noise"), ("code",)),
+            Component("text", text.eval(), ("tokens", "meaning"), ("code",)),
             Component("image", decoder.eval(), ("code", "style"), ("picture",)),
         ),
         signature=signature(),
@@ -128,7 +128,18 @@ def train(work: Path, cache: Path, out: Path, report: Report, force: bool = Fals
     decoder, codes = fit_codes(art, work, report)
     batches = PromptBatches(captions, load_trained(tokenizer), codes, seed=1)
     text = fit_text(art, batches, decoder, work, report)
-    joint = fit_pictures("joint", art, batches, text, decoder, work, report, steps=JOINT_STEPS)
+    joint = fit_pictures(
+        "joint",
+        art,
+        batches,
+        text,
+        grown(decoder),
+        work,
+        report,
+        steps=JOINT_STEPS,
+        rates=(3e-4, 5e-4),
+        rounded_from=0.75,
+    )
     text, decoder = fit_pictures(
         "sharpen",
         art,
