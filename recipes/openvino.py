@@ -16,7 +16,18 @@ import openvino
 from onnx import helper, numpy_helper
 
 from . import Options, Programs
-from .onnx import to_model
+from .onnx import drop_unused, to_model
+
+
+def _drop_zero_points(model: onnx.ModelProto) -> None:
+    """Symmetric weights need none: a DequantizeLinear without one costs OpenVINO no subtraction."""
+    stored = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored and len(node.input) == 3:
+            zero = stored.get(node.input[2])
+            if zero is not None and not numpy_helper.to_array(zero).any():
+                node.input.pop()
+    drop_unused(model)
 
 
 def _split_bias(model: onnx.ModelProto) -> None:
@@ -45,6 +56,7 @@ def export(programs: Programs, directory: Path, options: Options) -> dict[str, l
         names = options.names[name]
         if options.precision == "int8":
             source = to_model(program, names)
+            _drop_zero_points(source)
             _split_bias(source)
             model = openvino.Core().read_model(io.BytesIO(source.SerializeToString()))
         else:
