@@ -19,6 +19,7 @@ from genedge.runtime.artifact import (
     PRECISIONS,
     SCHEMA,
     TARGETS,
+    Artifact,
     Golden,
     file_json,
     read_artifact,
@@ -29,6 +30,7 @@ from genedge.runtime.artifact import (
 )
 from genedge.runtime.child import run_in_child
 from genedge.runtime.errors import BadInput, LimitMissed, MissingProgram
+from genedge.runtime.inspect import inspect, stored_as_float
 from genedge.runtime.silence import silenced
 from genedge.runtime.verify import DEFAULTS, Limits, judge
 
@@ -105,6 +107,17 @@ def audit_size(quantized: Quantized, files: Sequence[Path]) -> None:
         raise LimitMissed(
             f"size audit: the files have {size:,} bytes, int8 as planned would have at most "
             f"{allowed:,.0f}; some tensors are stored as float (nothing was written)"
+        )
+
+
+def audit_dtypes(quantized: Quantized, artifact: Artifact) -> None:
+    """Raises LimitMissed with the names of tensors that were planned int8 and are stored as float."""
+    wrong = stored_as_float(inspect(artifact), quantized.int8_shapes)
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise LimitMissed(
+            f"{artifact.target}: planned int8, stored as float: {', '.join(wrong[:5])}{more} "
+            f"(nothing was written)"
         )
 
 
@@ -231,6 +244,8 @@ def _export_one(
             (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
             row["tokenizer"] = file_json(stored(folder / TOKENIZER_FILE))
         write_manifest(folder, row)
+        if quantized is not None:
+            audit_dtypes(quantized, read_artifact(folder))
         found = run_in_child("measure", directory=str(folder), prompts=None, threads=1)
         chosen = DEFAULTS[precision]
         if limits is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -71,7 +71,8 @@ class Quantized:
     """int8 programs by component, and how many tensors of which kind the plan stores.
 
     ranges: by component, which of OBSERVERS set the ranges. planned_int8, planned_float: bytes of
-    the weights that become int8, and of those that do not.
+    the weights that become int8, and of those that do not. int8_shapes: by component, of the
+    tensors that become int8.
     """
 
     programs: dict[str, ExportedProgram]
@@ -79,6 +80,7 @@ class Quantized:
     ranges: dict[str, str]
     planned_int8: int
     planned_float: int
+    int8_shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
 
 
 class Int8Embedding(nn.Module):
@@ -242,6 +244,7 @@ def quantize(
     modules: dict[str, nn.Module] = {}
     ways: dict[str, str] = {}
     small = large = 0
+    shapes: dict[str, list[tuple[int, ...]]] = {}
     chained = [{n: t[n] for n in generator.signature.inputs} for t in first]
     for component in generator.components:
         name = component.name
@@ -259,11 +262,13 @@ def quantize(
             tensors |= dict(zip(component.outputs, outputs, strict=True))
         programs[name] = export_module(graphs[ways[name]], examples[name])
         modules[name] = programs[name].module()
-        for tensor in used_tensors(programs[name]).values():
+        used = used_tensors(programs[name]).values()
+        shapes[name] = [tuple(t.shape) for t in used if t.dtype == torch.int8]
+        for tensor in used:
             size = tensor.numel() * tensor.element_size()
             small += size if tensor.dtype == torch.int8 else 0
             large += size if tensor.dtype != torch.int8 else 0
-    return Quantized(programs, modules, ways, small, large)
+    return Quantized(programs, modules, ways, small, large, shapes)
 
 
 def raise_floors(prepared: GraphModule) -> int:
