@@ -21,7 +21,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (draw.generate, check.verify, look.inspect, make.export, learn.train, learn.evaluate):
+for verb in (
+    draw.generate,
+    check.verify,
+    look.inspect,
+    look.blame,
+    make.export,
+    learn.train,
+    learn.evaluate,
+):
     app.command()(verb)
 
 

@@ -41,7 +41,9 @@ from .programs import example_inputs, export_module
 _aten = torch.ops.aten
 _WEIGHTED = {_aten.conv2d.default, _aten.linear.default}
 _BINARY = {_aten.add.Tensor, _aten.mul.Tensor}
-_ACTIVATIONS = {_aten.relu.default, _aten.hardtanh.default}
+ACTIVATIONS = {_aten.relu.default, _aten.hardtanh.default}
+# What counts as a layer where losses are told apart: the weighted ones first.
+LAYERS = (_aten.conv2d.default, _aten.linear.default, _aten.add.Tensor, _aten.mul.Tensor)
 _MOVES = {
     _aten.view.default,
     _aten.reshape.default,
@@ -71,8 +73,8 @@ class Quantized:
     """int8 programs by component, and how many tensors of which kind the plan stores.
 
     ranges: by component, which of OBSERVERS set the ranges. planned_int8, planned_float: bytes of
-    the weights that become int8, and of those that do not. int8_shapes: by component, of the
-    tensors that become int8.
+    the weights that become int8, and of those that do not. graphs: PT2E's converted graphs, of which the programs were
+    made. int8_shapes: by component, of the tensors that become int8.
     """
 
     programs: dict[str, ExportedProgram]
@@ -80,6 +82,7 @@ class Quantized:
     ranges: dict[str, str]
     planned_int8: int
     planned_float: int
+    graphs: dict[str, GraphModule] = field(default_factory=dict)
     int8_shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
 
 
@@ -96,7 +99,7 @@ class Int8Embedding(nn.Module):
         return F.embedding(tokens, self.table).to(torch.float32) * self.scale
 
 
-def _with_int8_tables(module: nn.Module) -> nn.Module:
+def with_int8_tables(module: nn.Module) -> nn.Module:
     module = copy.deepcopy(module)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
@@ -179,7 +182,7 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
             else:
                 continue
             users = list(node.users)
-            last = users[0] if len(users) == 1 and users[0].target in _ACTIVATIONS else node
+            last = users[0] if len(users) == 1 and users[0].target in ACTIVATIONS else node
             output = _GREY_LEVELS if _ends_in_grey(last) else self.activation
             if last is node:
                 node.meta[_KEY] = QuantizationAnnotation(inputs, output, True)
@@ -223,7 +226,7 @@ def quantize(
     prepared: dict[tuple[str, str], Any] = {}
     for component in generator.components:
         mine = [k.partition(".")[2] for k in keep if k.startswith(component.name + ".")]
-        module = _with_int8_tables(component.module)
+        module = with_int8_tables(component.module)
         for way, observer in OBSERVERS.items():
             graph = export_module(module, examples[component.name]).module()
             quantizer = CommonQuantizer(7 if cpu == "portable" else 8, mine, observer)
@@ -243,6 +246,7 @@ def quantize(
     programs: dict[str, ExportedProgram] = {}
     modules: dict[str, nn.Module] = {}
     ways: dict[str, str] = {}
+    converted: dict[str, GraphModule] = {}
     small = large = 0
     shapes: dict[str, list[tuple[int, ...]]] = {}
     chained = [{n: t[n] for n in generator.signature.inputs} for t in first]
@@ -260,6 +264,7 @@ def quantize(
         ways[name] = min(errors, key=lambda way: errors[way])
         for tensors, outputs in zip(chained, results[ways[name]], strict=True):
             tensors |= dict(zip(component.outputs, outputs, strict=True))
+        converted[name] = graphs[ways[name]]
         programs[name] = export_module(graphs[ways[name]], examples[name])
         modules[name] = programs[name].module()
         used = used_tensors(programs[name]).values()
@@ -268,7 +273,7 @@ def quantize(
             size = tensor.numel() * tensor.element_size()
             small += size if tensor.dtype == torch.int8 else 0
             large += size if tensor.dtype != torch.int8 else 0
-    return Quantized(programs, modules, ways, small, large, shapes)
+    return Quantized(programs, modules, ways, small, large, converted, shapes)
 
 
 def raise_floors(prepared: GraphModule) -> int:
