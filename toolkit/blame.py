@@ -169,8 +169,8 @@ def _psnr(graphs: Graphs, values: Tensor, reference: Tensor) -> float:
 def to_table(blame: Blame, rows: int | None = None) -> Table:
     """Worst layers first, by what each alone costs the picture."""
     table = Table(title=blame.where, title_justify="left", header_style="bold")
-    table.add_column("layer")
-    heads = ("SQNR alone", "SQNR so far", "picture alone", "picture so far", "off grid")
+    table.add_column("layer", overflow="fold", min_width=22)
+    heads = ("SQNR alone", "so far", "picture alone", "so far", "off")
     for name in heads:
         table.add_column(name, justify="right")
     for loss in sorted(blame.losses, key=lambda x: (x.picture_alone, x.alone))[:rows]:
@@ -209,6 +209,7 @@ def draw_chart(blames: Sequence[Blame], path: Path) -> None:
         places = np.arange(len(names)) + i * height
         axes.barh(places, [x.picture_alone for x in blame.losses], height, label=blame.where)
     axes.set_yticks(np.arange(len(names)) + 0.4 - height / 2, names, fontsize=7)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlabel("PSNR of the picture with this layer's error alone, dB (shorter is worse)")
     axes.legend()

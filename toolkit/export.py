@@ -34,9 +34,11 @@ from genedge.runtime.inspect import inspect, stored_as_float
 from genedge.runtime.silence import silenced
 from genedge.runtime.verify import DEFAULTS, Limits, judge
 
+from .fallback import keep_float
 from .generator import TOKENIZER_FILE, Generator, golden_seed
 from .programs import float_programs
 from .quantize import Quantized, quantize, simulated
+from .taps import layer_names
 
 Progress = Callable[[str, int, int], None]
 AUDIT_SHARE, AUDIT_EXTRA = 0.26, 150_000
@@ -45,10 +47,15 @@ _TOOLS = ("torch", "torchao", "onnx", "onnxscript", "onnxruntime", "openvino", "
 
 @dataclass(frozen=True)
 class Exported:
-    """One artifact that was written: where, and what verification measured."""
+    """One artifact that was written: where, and what verification measured.
+
+    kept: layers in float. kept_bytes: of their weights, of those that a limit made float.
+    """
 
     directory: Path
     found: dict[str, Any]
+    kept: tuple[str, ...] = ()
+    kept_bytes: int = 0
 
 
 def directory_of(out: Path, model: str, target: str, precision: str, cpu: str) -> Path:
@@ -131,13 +138,16 @@ def export(
     force: bool = False,
     keep: Sequence[str] = (),
     limits: Limits | None = None,
+    fallback: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Exported]:
     """Writes one artifact per target, each loaded, run and judged before it gets its name.
 
     keep: modules, as "component.module", that stay float under int8. limits: override the
-    precision's defaults where set. Raises BadInput, MissingProgram, and LimitMissed where an
-    artifact misses a limit or its audit: then that artifact is not written.
+    precision's defaults where set. fallback: under int8, keeps as few layers float as the limits of
+    PSNR and SSIM need, the same for all targets. Raises BadInput, MissingProgram, and LimitMissed
+    where an artifact misses a limit or its audit, or no fallback holds the limit: then that artifact
+    is not written.
     """
     for value, known, what in (
         (precision, PRECISIONS, "precision"),
@@ -158,8 +168,15 @@ def export(
     _check_layers(generator, keep)
     quantized = None
     simulation = None
-    if precision == "int8":
+    kept_bytes = 0
+    if precision == "int8" and fallback and limits is not None:
+        choice = keep_float(
+            generator, psnr=limits.psnr, ssim=limits.ssim, cpu=cpu, keep=keep, report=progress
+        )
+        keep, quantized, kept_bytes = choice.layers, choice.quantized, choice.bytes
+    elif precision == "int8":
         quantized = quantize(generator, cpu=cpu, keep=keep, report=progress)
+    if quantized is not None:
         simulation = simulated(generator, quantized)
     programs = quantized.programs if quantized else float_programs(generator)
     golden = golden_of(generator, simulation, progress)
@@ -183,12 +200,15 @@ def export(
             )
         )
     progress("export", len(targets), len(targets))
-    return done
+    return [replace(one, kept=tuple(keep), kept_bytes=kept_bytes) for one in done]
 
 
 def _check_layers(generator: Generator, keep: Sequence[str]) -> None:
     known = {f"{c.name}.{n}" for c in generator.components for n, _ in c.module.named_modules()}
     unknown = [k for k in keep if k not in known]
+    if any(":" in k for k in unknown):
+        known |= layer_names(generator)
+        unknown = [k for k in unknown if k not in known]
     if unknown:
         raise BadInput(
             f"layer {unknown[0]!r} is unknown; layers are named component.module, for example "

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -165,7 +165,10 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
     def _kept(self, node: Node) -> bool:
         stack = node.meta.get("nn_module_stack") or {}
         paths = [path for path, _ in stack.values()]
-        return any(p == k or p.startswith(k + ".") for p in paths for k in self.keep)
+        name = layer_name(node)
+        return name in self.keep or any(
+            p == k or p.startswith(k + ".") for p in paths for k in self.keep
+        )
 
     def annotate(self, model: GraphModule) -> GraphModule:
         for node in model.graph.nodes:
@@ -206,6 +209,61 @@ def _ends_in_grey(node: Node) -> bool:
     return node.target is _aten.hardtanh.default and tuple(node.args[1:3]) == (0.0, 1.0)
 
 
+def calibrate(
+    generator: Generator,
+    ways: Mapping[str, Iterable[str]],
+    cpu: str,
+    keep: Iterable[str],
+    calibration: int,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> tuple[dict[tuple[str, str], Any], list[dict[str, Tensor]]]:
+    """Prepared graphs by component and way, after `calibration` prompts went through their observers.
+
+    ways: by component, which of OBSERVERS. Also returns the float tensors of the first prompts.
+    """
+    prepared: dict[tuple[str, str], Any] = {}
+    for component in generator.components:
+        mine = [
+            k.removeprefix(component.name).removeprefix(".")
+            for k in keep
+            if _within(k, component.name)
+        ]
+        module, example = with_int8_tables(component.module), example_inputs(generator, component)
+        for way in ways[component.name]:
+            graph = export_module(module, example).module()
+            quantizer = CommonQuantizer(7 if cpu == "portable" else 8, mine, OBSERVERS[way])
+            prepared[component.name, way] = prepare_pt2e(graph, quantizer)
+    prompts = generator.calibration[:calibration] or ("",)
+    first: list[dict[str, Tensor]] = []
+    for i, prompt in enumerate(prompts):
+        tensors = generator.tensors(generator.prepare(prompt, seed=i))
+        if i < COMPARED_PROMPTS:
+            first.append(tensors)
+        for component in generator.components:
+            inputs = tuple(tensors[n] for n in component.inputs)
+            for way in ways[component.name]:
+                with torch.no_grad():
+                    prepared[component.name, way](*inputs)
+        report("calibrate", i + 1, len(prompts))
+    for graph in prepared.values():
+        raise_floors(graph)
+    return prepared, first
+
+
+def _within(kept: str, component: str) -> bool:
+    return kept.startswith((f"{component}.", f"{component}:"))
+
+
+def layer_name(node: Node) -> str:
+    """A layer's name under the float module: its path; ":" and the node's name for a sum or product.
+
+    Sums and products have no module of their own: they are named after the one that computes them.
+    """
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    return path if node.target in LAYERS[:2] else f"{path}:{node.name}"
+
+
 def quantize(
     generator: Generator,
     *,
@@ -216,33 +274,16 @@ def quantize(
 ) -> Quantized:
     """Calibrates on `calibration` of the generator's prompts, one at a time, and converts.
 
-    keep: names of modules, as "component.module", that stay float. Each component is calibrated
+    keep: names of layers, as "component.module" (or a sum's or product's own name, see layer_name),
+    that stay float. Each component is calibrated
     on what the float components before it give, once for each way to set ranges; the way whose
     output is nearer to float on the first prompts is taken. report(what, done, total) is called
     on the way.
     """
     keep = tuple(keep)
     examples = {c.name: example_inputs(generator, c) for c in generator.components}
-    prepared: dict[tuple[str, str], Any] = {}
-    for component in generator.components:
-        mine = [k.partition(".")[2] for k in keep if k.startswith(component.name + ".")]
-        module = with_int8_tables(component.module)
-        for way, observer in OBSERVERS.items():
-            graph = export_module(module, examples[component.name]).module()
-            quantizer = CommonQuantizer(7 if cpu == "portable" else 8, mine, observer)
-            prepared[component.name, way] = prepare_pt2e(graph, quantizer)
-    prompts = generator.calibration[:calibration] or ("",)
-    first: list[dict[str, Tensor]] = []
-    for i, prompt in enumerate(prompts):
-        tensors = generator.tensors(generator.prepare(prompt, seed=i))
-        if i < COMPARED_PROMPTS:
-            first.append(tensors)
-        for component in generator.components:
-            inputs = tuple(tensors[n] for n in component.inputs)
-            for way in OBSERVERS:
-                with torch.no_grad():
-                    prepared[component.name, way](*inputs)
-        report("calibrate", i + 1, len(prompts))
+    everywhere = {c.name: tuple(OBSERVERS) for c in generator.components}
+    prepared, first = calibrate(generator, everywhere, cpu, keep, calibration, report)
     programs: dict[str, ExportedProgram] = {}
     modules: dict[str, nn.Module] = {}
     ways: dict[str, str] = {}
@@ -252,8 +293,6 @@ def quantize(
     chained = [{n: t[n] for n in generator.signature.inputs} for t in first]
     for component in generator.components:
         name = component.name
-        for way in OBSERVERS:
-            raise_floors(prepared[name, way])
         graphs = {way: convert_pt2e(prepared[name, way]) for way in OBSERVERS}
         fed = [tuple(t[n] for n in component.inputs) for t in chained]
         for graph in graphs.values():

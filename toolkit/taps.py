@@ -29,7 +29,7 @@ from genedge.runtime.silence import silenced
 from .generator import Generator
 from .programs import example_inputs, export_module
 from .progress import Report
-from .quantize import ACTIVATIONS, LAYERS, Quantized, with_int8_tables
+from .quantize import ACTIVATIONS, LAYERS, Quantized, layer_name, with_int8_tables
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
@@ -61,10 +61,19 @@ class Graphs:
     taps: tuple[Tap, ...]
 
 
-def _named(node: Node, component: str) -> str:
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = f"{component}.{stack[-1][0]}" if stack and stack[-1][0] else component
-    return path if node.target in LAYERS[:2] else f"{path}:{node.name}"
+def full_name(component: str, name: str) -> str:
+    """ "image.exit" of "exit", "image:add" of ":add", a sum of the component's own forward."""
+    return component + name if name.startswith(":") or not name else f"{component}.{name}"
+
+
+def layer_names(generator: Generator) -> set[str]:
+    """Every layer, also sums and products, as blame and --float-layers name them."""
+    return {
+        full_name(c.name, layer_name(node))
+        for c in generator.components
+        for node in export_module(c.module, example_inputs(generator, c)).graph.nodes
+        if node.target in LAYERS
+    }
 
 
 def _rounded(node: Node) -> tuple[str, float]:
@@ -91,7 +100,7 @@ def graphs_of(generator: Generator, quantized: Quantized) -> Graphs:
             value = node.meta.get("val")
             if isinstance(value, Tensor) and value.dtype == torch.float32 and last.name in small:
                 read, step = _rounded(small[last.name])
-                name = _named(node, component.name)
+                name = full_name(component.name, layer_name(node))
                 taps.append(Tap(name, component.name, last.name, read, step))
     return Graphs(generator, floats, quantized.graphs, tuple(taps))
 
