@@ -14,7 +14,7 @@ from genedge.runtime.inspect import inspect
 from genedge.runtime.verify import Limits
 from genedge.toolkit.export import export
 from genedge.toolkit.fallback import keep_float
-from genedge.toolkit.quantize import quantize
+from genedge.toolkit.quantize import OBSERVERS, quantize
 
 LOOSE = {"flat": 0.5, "signed": 3, "lead": -100}
 
@@ -46,7 +46,9 @@ def outlier():
     generator = replace(generator, components=(text, image))
     feed = generator.tensors(generator.prepare("red round", 1))
     with torch.no_grad():
-        values = torch.relu(module.entry(feed["code"]) + module.style(feed["style"]).view(1, 16, 1, 1))
+        values = torch.relu(
+            module.entry(feed["code"]) + module.style(feed["style"]).view(1, 16, 1, 1)
+        )
         means = values.mean((0, 2, 3))
         channel = int(torch.where(means > 0.1 * means.max(), means, means.max() + 1).argmin())
         for layer in (module.entry, module.style):
@@ -56,7 +58,19 @@ def outlier():
     return generator
 
 
-def test_an_outlier_channel_is_kept_float_and_little_else(outlier):
+@pytest.fixture
+def unequalized(monkeypatch):
+    """Equalization removes this outlier before any layer has to stay float."""
+    monkeypatch.delitem(OBSERVERS, "histogram-equalized")
+
+
+def test_equalization_removes_an_outlier(outlier, monkeypatch):
+    better = measured(outlier)
+    monkeypatch.delitem(OBSERVERS, "histogram-equalized")
+    assert better > measured(outlier) + 10
+
+
+def test_an_outlier_channel_is_kept_float_and_little_else(outlier, unequalized):
     assert measured(outlier) < 30
     choice = keep_float(outlier, psnr=40, cpu="vnni")
     assert choice.psnr >= 40
@@ -74,7 +88,7 @@ def measured(generator):
     return _score(generator, simulated(generator, quantize(generator, cpu="vnni")))[0]
 
 
-def test_the_same_layers_are_float_in_every_artifact(outlier, tmp_path):
+def test_the_same_layers_are_float_in_every_artifact(outlier, unequalized, tmp_path):
     done = export(
         outlier, TARGETS, cpu="vnni", out=tmp_path, fallback=True, limits=Limits(psnr=40, **LOOSE)
     )

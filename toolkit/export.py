@@ -38,6 +38,7 @@ from .fallback import keep_float
 from .generator import TOKENIZER_FILE, Generator, golden_seed
 from .programs import float_programs
 from .quantize import Quantized, quantize, simulated
+from .saturation import preflight
 from .taps import layer_names
 
 Progress = Callable[[str, int, int], None]
@@ -49,13 +50,15 @@ _TOOLS = ("torch", "torchao", "onnx", "onnxscript", "onnxruntime", "openvino", "
 class Exported:
     """One artifact that was written: where, and what verification measured.
 
-    kept: layers in float. kept_bytes: of their weights, of those that a limit made float.
+    kept: layers in float. kept_bytes: of their weights, of those that a limit made float. risky:
+    layers whose sums can overflow on x86 without VNNI.
     """
 
     directory: Path
     found: dict[str, Any]
     kept: tuple[str, ...] = ()
     kept_bytes: int = 0
+    risky: tuple[str, ...] = ()
 
 
 def directory_of(out: Path, model: str, target: str, precision: str, cpu: str) -> Path:
@@ -200,7 +203,8 @@ def export(
             )
         )
     progress("export", len(targets), len(targets))
-    return [replace(one, kept=tuple(keep), kept_bytes=kept_bytes) for one in done]
+    risky = tuple(r.layer for r in preflight(quantized.graphs) if r.channels) if quantized else ()
+    return [replace(d, kept=tuple(keep), kept_bytes=kept_bytes, risky=risky) for d in done]
 
 
 def _check_layers(generator: Generator, keep: Sequence[str]) -> None:

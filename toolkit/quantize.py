@@ -3,8 +3,9 @@
 PT2E of torchao: our quantizer annotates what XNNPACK, ONNX Runtime and OpenVINO all fuse
 (convolution or linear layer, addition, multiplication, each with the ReLU or clamp behind it), so
 that the same integers are computed everywhere. Weights are symmetric per output channel,
-activations asymmetric per tensor. Under the CPU profile `portable` weights use 7 bits: x86 without
-VNNI adds pairs of products in 16 bits, which 8-bit weights overflow.
+activations asymmetric per tensor. x86 without VNNI adds pairs of products in 16 bits; under the CPU
+profile `portable` those output channels whose weights could overflow that get a coarser step, just
+as coarse as needed (see saturation.py).
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from .bias import correct_last_bias
+from .equalize import equalize
 from .generator import Component, Generator
 from .programs import example_inputs, export_module
+from .saturation import safe_step
 
 _aten = torch.ops.aten
 _WEIGHTED = {_aten.conv2d.default, _aten.linear.default}
@@ -55,7 +58,13 @@ _MOVES = {
 }
 _KEY = "quantization_annotation"
 # Ways to set the range of an activation; each component takes the one that serves it better.
-OBSERVERS: dict[str, Any] = {"histogram": HistogramObserver, "minmax": MinMaxObserver}
+OBSERVERS: dict[str, Any] = {
+    "histogram": HistogramObserver,
+    "minmax": MinMaxObserver,
+    "histogram-equalized": HistogramObserver,
+}
+# Ways that first equalize channels across layers, and the share of it that they take.
+EQUALIZED = {"histogram-equalized": 0.5}
 COMPARED_PROMPTS = 64
 # A clamp to [0, 1] ends in whole grey levels: 0 and 255 are exact.
 _GREY_LEVELS = FixedQParamsQuantizationSpec(
@@ -74,7 +83,7 @@ class Quantized:
 
     ranges: by component, which of OBSERVERS set the ranges. planned_int8, planned_float: bytes of
     the weights that become int8, and of those that do not. graphs: PT2E's converted graphs, of which the programs were
-    made. int8_shapes: by component, of the tensors that become int8.
+    made. floats: the float graphs that they were made of, equalized where that served better. int8_shapes: by component, of the tensors that become int8.
     """
 
     programs: dict[str, ExportedProgram]
@@ -83,6 +92,7 @@ class Quantized:
     planned_int8: int
     planned_float: int
     graphs: dict[str, GraphModule] = field(default_factory=dict)
+    floats: dict[str, GraphModule] = field(default_factory=dict)
     int8_shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
 
 
@@ -111,9 +121,11 @@ def with_int8_tables(module: nn.Module) -> nn.Module:
 class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[misc]
     """Symmetric scale of each output channel that makes the squared error of its weights least.
 
-    Tries clips from half of the largest weight to all of it. The largest weights are few; at 7
-    bits it pays to clip them.
+    Tries clips from half of the largest weight to all of it: the largest weights are few, and it
+    may pay to clip them.
     """
+
+    portable = False
 
     def forward(self, x: Tensor) -> Tensor:
         self.weight = x.detach()
@@ -123,9 +135,10 @@ class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[
         scale, zero = super().calculate_qparams()
         rows = self.weight.flatten(1)
         largest = rows.abs().amax(1).clamp(min=self.eps.item())
+        floor = safe_step(self.weight) if self.portable else torch.zeros_like(largest)
         least = torch.full_like(largest, float("inf"))
         for clip in torch.linspace(0.5, 1.0, 26):
-            step = clip * largest / self.quant_max
+            step = torch.maximum(clip * largest / self.quant_max, floor)
             grid = (rows / step[:, None]).round().clamp(self.quant_min, self.quant_max)
             error = (grid * step[:, None] - rows).square().sum(1)
             better = error < least
@@ -134,17 +147,23 @@ class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[
         return scale, zero
 
 
+class PortableWeightObserver(PerChannelSquaredErrorObserver):
+    """The same, with steps so wide that no pair of products overflows 16 bits on AVX2."""
+
+    portable = True
+
+
 class CommonQuantizer(Quantizer):  # type: ignore[misc]
     """Annotates what all three targets fuse; `keep` names modules that stay float."""
 
     def __init__(
         self,
-        weight_bits: int = 8,
+        portable: bool = False,
         keep: Iterable[str] = (),
         observer: Any = HistogramObserver,
     ) -> None:
         super().__init__()
-        top = 2 ** (weight_bits - 1) - 1
+        weight = PortableWeightObserver if portable else PerChannelSquaredErrorObserver
         self.activation = QuantizationSpec(
             dtype=torch.int8,
             observer_or_fake_quant_ctr=observer.with_args(eps=2**-12),
@@ -154,9 +173,9 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
         )
         self.weight = QuantizationSpec(
             dtype=torch.int8,
-            observer_or_fake_quant_ctr=PerChannelSquaredErrorObserver.with_args(eps=2**-16),
-            quant_min=-top,
-            quant_max=top,
+            observer_or_fake_quant_ctr=weight.with_args(eps=2**-16),
+            quant_min=-127,
+            quant_max=127,
             qscheme=torch.per_channel_symmetric,
             ch_axis=0,
         )
@@ -216,12 +235,18 @@ def calibrate(
     keep: Iterable[str],
     calibration: int,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> tuple[dict[tuple[str, str], Any], list[dict[str, Tensor]]]:
+) -> tuple[dict[tuple[str, str], Any], dict[tuple[str, str], GraphModule]]:
     """Prepared graphs by component and way, after `calibration` prompts went through their observers.
 
-    ways: by component, which of OBSERVERS. Also returns the float tensors of the first prompts.
+    ways: by component, which of OBSERVERS. Also returns the float graphs that they were made of.
     """
+    prompts = generator.calibration[:calibration] or ("",)
+    few = [
+        generator.tensors(generator.prepare(prompt, seed=i))
+        for i, prompt in enumerate(prompts[:COMPARED_PROMPTS])
+    ]
     prepared: dict[tuple[str, str], Any] = {}
+    floats: dict[tuple[str, str], GraphModule] = {}
     for component in generator.components:
         mine = [
             k.removeprefix(component.name).removeprefix(".")
@@ -231,14 +256,14 @@ def calibrate(
         module, example = with_int8_tables(component.module), example_inputs(generator, component)
         for way in ways[component.name]:
             graph = export_module(module, example).module()
-            quantizer = CommonQuantizer(7 if cpu == "portable" else 8, mine, OBSERVERS[way])
+            if way in EQUALIZED:
+                fed = [tuple(t[n] for n in component.inputs) for t in few]
+                equalize(graph, fed, EQUALIZED[way])
+            floats[component.name, way] = copy.deepcopy(graph)
+            quantizer = CommonQuantizer(cpu == "portable", mine, OBSERVERS[way])
             prepared[component.name, way] = prepare_pt2e(graph, quantizer)
-    prompts = generator.calibration[:calibration] or ("",)
-    first: list[dict[str, Tensor]] = []
     for i, prompt in enumerate(prompts):
         tensors = generator.tensors(generator.prepare(prompt, seed=i))
-        if i < COMPARED_PROMPTS:
-            first.append(tensors)
         for component in generator.components:
             inputs = tuple(tensors[n] for n in component.inputs)
             for way in ways[component.name]:
@@ -247,7 +272,14 @@ def calibrate(
         report("calibrate", i + 1, len(prompts))
     for graph in prepared.values():
         raise_floors(graph)
-    return prepared, first
+    return prepared, floats
+
+
+def _compared(generator: Generator, calibration: int) -> list[dict[str, Tensor]]:
+    """Float tensors of prompts that were not calibrated on, where the generator lists enough."""
+    prompts = generator.calibration[calibration : calibration + COMPARED_PROMPTS]
+    prompts = prompts or generator.calibration[:COMPARED_PROMPTS] or ("",)
+    return [generator.tensors(generator.prepare(p, seed=500 + i)) for i, p in enumerate(prompts)]
 
 
 def _within(kept: str, component: str) -> bool:
@@ -277,17 +309,19 @@ def quantize(
     keep: names of layers, as "component.module" (or a sum's or product's own name, see layer_name),
     that stay float. Each component is calibrated
     on what the float components before it give, once for each way to set ranges; the way whose
-    output is nearer to float on the first prompts is taken. report(what, done, total) is called
+    output is nearer to float on prompts that were not calibrated on is taken. report(what, done, total) is called
     on the way.
     """
     keep = tuple(keep)
     examples = {c.name: example_inputs(generator, c) for c in generator.components}
     everywhere = {c.name: tuple(OBSERVERS) for c in generator.components}
-    prepared, first = calibrate(generator, everywhere, cpu, keep, calibration, report)
+    prepared, floats = calibrate(generator, everywhere, cpu, keep, calibration, report)
+    first = _compared(generator, calibration)
     programs: dict[str, ExportedProgram] = {}
     modules: dict[str, nn.Module] = {}
     ways: dict[str, str] = {}
     converted: dict[str, GraphModule] = {}
+    exact: dict[str, GraphModule] = {}
     small = large = 0
     shapes: dict[str, list[tuple[int, ...]]] = {}
     chained = [{n: t[n] for n in generator.signature.inputs} for t in first]
@@ -304,6 +338,7 @@ def quantize(
         for tensors, outputs in zip(chained, results[ways[name]], strict=True):
             tensors |= dict(zip(component.outputs, outputs, strict=True))
         converted[name] = graphs[ways[name]]
+        exact[name] = floats[name, ways[name]]
         programs[name] = export_module(graphs[ways[name]], examples[name])
         modules[name] = programs[name].module()
         used = used_tensors(programs[name]).values()
@@ -312,7 +347,7 @@ def quantize(
             size = tensor.numel() * tensor.element_size()
             small += size if tensor.dtype == torch.int8 else 0
             large += size if tensor.dtype != torch.int8 else 0
-    return Quantized(programs, modules, ways, small, large, converted, shapes)
+    return Quantized(programs, modules, ways, small, large, converted, exact, shapes)
 
 
 def raise_floors(prepared: GraphModule) -> int:

@@ -29,7 +29,7 @@ from genedge.runtime.silence import silenced
 from .generator import Generator
 from .programs import example_inputs, export_module
 from .progress import Report
-from .quantize import ACTIVATIONS, LAYERS, Quantized, layer_name, with_int8_tables
+from .quantize import ACTIVATIONS, LAYERS, Quantized, layer_name
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
@@ -88,9 +88,7 @@ def graphs_of(generator: Generator, quantized: Quantized) -> Graphs:
     """Pairs the float graphs with the int8 graphs that were made of them."""
     floats, taps = {}, []
     for component in generator.components:
-        module = with_int8_tables(component.module)
-        example = example_inputs(generator, component)
-        graph = floats[component.name] = export_module(module, example).module()
+        graph = floats[component.name] = quantized.floats[component.name]
         small = {n.name: n for n in quantized.graphs[component.name].graph.nodes}
         for node in graph.graph.nodes:
             if node.target not in LAYERS:

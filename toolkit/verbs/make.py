@@ -70,6 +70,9 @@ def export(
                 f"{one.directory}  {size:.2f} MB  PSNR {one.found['psnr']:.1f} dB "
                 f"(worst {one.found['psnr_worst']:.1f})  SSIM {one.found['ssim']:.3f}"
             )
+        if done and done[0].risky:
+            names = ", ".join(done[0].risky[:5]) + (", …" if len(done[0].risky) > 5 else "")
+            print(f"{len(done[0].risky)} layer(s) can overflow on x86 without VNNI: {names}")
         if done and done[0].kept and not float_layers:
             cost = done[0].kept_bytes
             print(
