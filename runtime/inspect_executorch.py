@@ -16,14 +16,22 @@ from typing import Any
 from .inspect import Inspected, Operator, Stored
 from .silence import silenced
 
-_BYTES = {"fp32": 4, "fp16": 2, "qint8": 1, "quint8": 1, "qcint8": 1, "qint32": 4, "qcint32": 4}
+_BYTES: dict[str, float] = {
+    "fp32": 4,
+    "fp16": 2,
+    "qint8": 1,
+    "quint8": 1,
+    "qcint8": 1,
+    "qint32": 4,
+    "qcint32": 4,
+}
 _BYTES |= {"int32": 4, "qcint4": 0.5, "qbint4": 0.5}
 _NAMES = {"fp32": "float32", "fp16": "float16", "qcint8": "int8", "qint8": "int8"}
 _NAMES |= {"quint8": "uint8", "qcint32": "int32", "qint32": "int32", "qcint4": "int4"}
 _TYPES = {0: ("uint8", 1), 1: ("int8", 1), 3: ("int32", 4), 4: ("int64", 8), 5: ("float16", 2)}
 _TYPES |= {6: ("float32", 4), 7: ("float64", 8), 11: ("bool", 1)}
 _MOVES = ("StaticReshape", "StaticTranspose", "Concatenate", "StaticSlice", "DepthToSpace", "Copy")
-_PORTABLE_MOVES = (
+_PORTABLE_MOVES: tuple[str, ...] = (
     "view_copy",
     "permute_copy",
     "unsqueeze_copy",
@@ -79,7 +87,8 @@ def _partition(graph: dict[str, Any], index: int) -> tuple[list[Stored], list[Op
         kind = str(row["xnode_union_type"]).removeprefix("XNN")
         node = row["xnode_union"]
         ids = {k: v for k, v in node.items() if k.endswith("_id") or k in ("inputs", "outputs")}
-        reads, writes = [], []
+        reads: list[int] = []
+        writes: list[int] = []
         for key, value in ids.items():
             place = writes if "output" in key else reads
             place += value if isinstance(value, list) else [value]

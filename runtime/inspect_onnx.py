@@ -8,7 +8,7 @@ from pathlib import Path
 from .inspect import Inspected, Operator, Stored
 
 _CONVERTS = ("QuantizeLinear", "DequantizeLinear", "Cast", "DynamicQuantizeLinear")
-_MOVES = (
+_MOVES: tuple[str, ...] = (
     "Reshape",
     "Transpose",
     "Flatten",

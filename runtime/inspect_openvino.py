@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .inspect import Inspected, Operator, Stored
 
-_MOVES = (
+_MOVES: tuple[str, ...] = (
     "Reshape",
     "Transpose",
     "DepthToSpace",

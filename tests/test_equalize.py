@@ -67,3 +67,33 @@ def test_a_large_channel_no_longer_takes_the_whole_range():
         values = run.largest(nodes[0])
         seen.append(float(values.max() / values.median()))
     assert seen[1] < seen[0] / 2
+
+
+class Odd(nn.Module):
+    """Square of a channel, mean over channels, a clamp, a pre-shuffle tensor read twice."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.one, self.two = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 1)
+        self.small, self.mean = nn.Conv2d(2, 8, 1), nn.Conv2d(1, 8, 1)
+
+    def forward(self, x, z):
+        h = torch.relu(self.one(x))
+        if self.kind == "square":
+            return self.two(h * h)
+        if self.kind == "mean":
+            return self.mean(h.mean(1, keepdim=True)) + self.two(h)
+        if self.kind == "clamp":
+            return self.two(nn.functional.hardtanh(h, 0.0, 0.5))
+        return self.two(h)[..., :1, :1] + self.small(nn.functional.pixel_shuffle(h, 2))[..., :1, :1]
+
+
+@pytest.mark.parametrize("kind", ["square", "mean", "clamp", "shuffle"])
+def test_what_can_not_be_scaled_exactly_is_left_alone(kind):
+    torch.manual_seed(0)
+    x, z = torch.randn(1, 4, 6, 6), torch.randn(1, 3, 1, 1)
+    graph = export_module(Odd(kind).eval(), (x, z)).module()
+    before = graph(x, z).detach().numpy()
+    equalize(graph, [(x, z)], 1.0)
+    assert sqnr(graph(x, z).detach().numpy(), before) >= 100

@@ -33,12 +33,13 @@ class Group:
     """Tensors whose channels are scaled together.
 
     writers: layers, and how many rows in a row of each make one channel (more than 1 before a
-    pixel shuffle). readers: layers that take one of the tensors. tensors: what passes between.
+    pixel shuffle). readers: layers that take one of the tensors. tensors: what passes between, each
+    with its own count of rows for a channel.
     """
 
     writers: dict[Node, int] = field(default_factory=dict)
     readers: set[Node] = field(default_factory=set)
-    tensors: list[Node] = field(default_factory=list)
+    tensors: dict[Node, int] = field(default_factory=dict)
 
 
 def _shape(node: Node) -> tuple[int, ...]:
@@ -65,7 +66,7 @@ def _plain(graph: GraphModule, layer: Node) -> bool:
     groups = layer.args[6] if layer.target is _aten.conv2d.default and len(layer.args) > 6 else 1
     bias = layer.args[2] if len(layer.args) > 2 else None
     own = _parameter(graph, layer.args[1]) is not None
-    return own and groups == 1 and (bias is None or _parameter(graph, bias) is not None)
+    return bool(own and groups == 1) and (bias is None or _parameter(graph, bias) is not None)
 
 
 def _backward(graph: GraphModule, node: Any, group: Group, repeat: int) -> bool:
@@ -73,38 +74,39 @@ def _backward(graph: GraphModule, node: Any, group: Group, repeat: int) -> bool:
     if not isinstance(node, Node) or node.op != "call_function" or not _channels(node):
         return False
     if node in group.tensors:
-        return True
-    group.tensors.append(node)
+        return group.tensors[node] == repeat
+    group.tensors[node] = repeat
     if node.target in _LAYERS:
         group.writers[node] = repeat
         return _plain(graph, node)
+    sources = [a for a in node.args[:2] if isinstance(a, Node)]
+    if node.target is _aten.pixel_shuffle.default:
+        return repeat == 1 and _backward(graph, sources[0], group, int(str(node.args[1])) ** 2)
+    if not sources or any(_channels(n) != _channels(node) for n in sources):
+        return False
     if node.target in _SUMS:
-        return all(_backward(graph, a, group, repeat) for a in node.args[:2])
-    if node.target is _aten.mul.Tensor:  # one factor takes the scale
-        return _channels(node.args[0]) == _channels(node) and _backward(  # type: ignore[arg-type]
-            graph, node.args[0], group, repeat
-        )
-    if node.target in _SAME or node.target in _MOVES:
-        source = node.args[0]
-        kept = isinstance(source, Node) and _channels(source) == _channels(node)
-        flat = node.target not in _MOVES or _shape(node)[2:] in ((), (1, 1))
-        flat = flat and (node.target not in _MOVES or _shape(source)[2:] in ((), (1, 1)))  # type: ignore[arg-type]
-        return kept and flat and _backward(graph, source, group, repeat)
-    if node.target is _aten.pixel_shuffle.default and repeat == 1:
-        return _backward(graph, node.args[0], group, int(node.args[1]) ** 2)  # type: ignore[arg-type]
-    return False
+        return len(sources) == 2 and all(_backward(graph, n, group, repeat) for n in sources)
+    if node.target is _aten.mul.Tensor:  # one factor takes the scale; _closed looks at the other
+        return _backward(graph, sources[0], group, repeat)
+    if node.target is _aten.mean.dim and 1 in [a % 4 for a in node.args[1]]:  # type: ignore[union-attr, operator]
+        return False
+    if node.target in _MOVES and any(set(_shape(n)[2:]) - {1} for n in (node, sources[0])):
+        return False
+    known = node.target in _SAME or node.target in _MOVES
+    return known and _backward(graph, sources[0], group, repeat)
 
 
 def _closed(group: Group) -> bool:
     """Whether every user of the group's tensors is inside, or a layer that reads it."""
-    for node in group.tensors:
+    for node, repeat in group.tensors.items():
         for user in node.users:
             if user in group.tensors:
                 continue
-            if user.target not in _LAYERS or user.args[0] is not node:
+            if repeat != 1 or user.target not in _LAYERS or user.args[0] is not node:
                 return False
             group.readers.add(user)
-    return True
+    products = [n for n in group.tensors if n.target is _aten.mul.Tensor]
+    return not any(n.args[1] in group.tensors for n in products)
 
 
 def groups_of(graph: GraphModule) -> list[Group]:
@@ -128,16 +130,12 @@ def _grown(graph: GraphModule, group: Group) -> bool:
     """Takes in what else reads the tensors (a residual stream goes on), until it is closed."""
     while not _closed(group):
         outside = [
-            u
-            for n in group.tensors
+            (u, 1 if u.target is _aten.pixel_shuffle.default else repeat)
+            for n, repeat in group.tensors.items()
             for u in n.users
             if u not in group.tensors and not (u.target in _LAYERS and u.args[0] is n)
         ]
-        before = len(group.tensors)
-        repeats = dict.fromkeys(outside, 1)
-        if not all(_backward(graph, n, group, repeats[n]) for n in outside):
-            return False
-        if len(group.tensors) == before:
+        if not outside or not all(_backward(graph, u, group, repeat) for u, repeat in outside):
             return False
     return True
 
@@ -168,8 +166,8 @@ class _Largest(Interpreter):  # type: ignore[misc]
         low = self.low[n]
         users = list(n.users)
         if len(users) == 1 and users[0].target in _SUMS and _before_relu(users[0]):
-            other = next(a for a in users[0].args[:2] if a is not n)
-            if other in self.high:
+            other = next((a for a in users[0].args[:2] if a is not n), None)
+            if isinstance(other, Node) and other in self.high:
                 low = torch.minimum(low, self.high[other].clamp(min=0))
         return torch.maximum(self.high[n], low)
 

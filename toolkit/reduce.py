@@ -47,7 +47,9 @@ def cut(graph: GraphModule, end: str, starts: set[str]) -> tuple[GraphModule, li
         if node not in needed:
             needed.add(node)
             queue += [] if node.name in starts else node.all_input_nodes
-    piece, copies, inputs = Graph(), {}, []
+    piece = Graph()
+    copies: dict[Node, Node] = {}
+    inputs: list[str] = []
     for node in graph.graph.nodes:
         if node not in needed:
             continue

@@ -144,7 +144,7 @@ def walk(
     inputs: the signature's inputs. given, added: by layer, values to go on with instead of, or on
     top of, the layer's own. small: through the int8 graphs instead of the float ones.
     """
-    named, computed = dict(inputs), {}
+    named, computed = dict(inputs), dict[str, Tensor]()
     for component in graphs.generator.components:
         taps = [t for t in graphs.taps if t.component == component.name]
         place = {t.name: t.read if small else t.node for t in taps}
