@@ -35,7 +35,7 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-from .bias import correct_last_bias
+from .bias import correct_last_bias, push_flat_outwards
 from .equalize import equalize
 from .generator import Component, Generator
 from .programs import example_inputs, export_module
@@ -332,6 +332,7 @@ def quantize(
         for graph in graphs.values():
             if len(component.outputs) == 1:
                 correct_last_bias(graph, fed, [t[component.outputs[0]] for t in first])
+            push_flat_outwards(graph)
         results = {way: _outputs(graph, fed) for way, graph in graphs.items()}
         errors = {way: _error(component, r, first) for way, r in results.items()}
         ways[name] = min(errors, key=lambda way: errors[way])
