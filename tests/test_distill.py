@@ -52,7 +52,7 @@ def test_a_pruned_generator_recovers(make, tmp_path):
 @pytest.mark.parametrize("name", ["output", "features", "bands", "relations", "adversarial"])
 def test_each_loss_alone_teaches(name, tmp_path):
     weights = dict.fromkeys(losses.WEIGHTS, 0.0) | {name: 1.0}
-    before, _, made = learned(tmp_path, losses=weights, steps=40)
+    _before, _, made = learned(tmp_path, losses=weights, steps=40)
     assert made.components[0].module.conv1.weight.isfinite().all()
     rows = [json.loads(r) for r in (tmp_path / "distill.jsonl").read_text().splitlines()]
     assert set(rows[-1]) == {"step", "seconds", "loss", name}
@@ -189,7 +189,7 @@ def test_layers_are_matched_by_name_and_projected_where_channels_differ():
     ]
     projections = Projections(pairs, teacher, student)
     assert sorted(projections.layers) == ["0", "2"]
-    for s, t in projections(teacher, student):
+    for s, t, _ in projections(teacher, student):
         assert s.shape == t.shape
 
 
@@ -198,7 +198,7 @@ def test_a_projection_starts_as_the_best_one():
     mix = torch.randn(8, 4)
     t = torch.einsum("oc,bchw->bohw", mix, s) + 2
     projections = Projections(matched({"c.a": t}, {"c.a": s}), {"c.a": t}, {"c.a": s})
-    ((mine, theirs),) = projections({"c.a": t}, {"c.a": s})
+    ((mine, theirs, _),) = projections({"c.a": t}, {"c.a": s})
     assert (mine - theirs).abs().mean() < 1e-2
 
 
@@ -227,6 +227,29 @@ def test_the_verbs_prune_then_distill(tmp_path):
     assert json.loads(done.stdout)["steps"] == 5
     assert list((tmp_path / "log").iterdir())
     assert resolve(f"kinds:norms@{tmp_path / 'better'}").history[-1]["pass"] == "distill"
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path):
+    pytest.importorskip("accelerate")
+    words = [
+        "distill", "tiny:other", "--student", "test_distill:fresh", "--steps", "8", "--batch", "4",
+        "--loss", "relations=0", "--out",
+    ]  # fmt: skip
+    launch = (
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes",
+        "2", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+    )  # fmt: skip
+    for name, start in (("one", ()), ("two", launch)):
+        done = command(*words, tmp_path / name, launch=start)
+        assert done.returncode == 0, done.stderr
+    one, two = (resolve(f"test_distill:fresh@{tmp_path / n}") for n in ("one", "two"))
+    before = student_of("test_distill:fresh", one)
+    was, alone, shared = (
+        torch.cat([p.detach().flatten() for c in g.components for p in c.module.parameters()])
+        for g in (before, one, two)
+    )
+    # Sums are added in another order, and Adam makes much of the least gradients.
+    assert (shared - alone).norm() < 0.02 * (alone - was).norm()
 
 
 @pytest.mark.parametrize(

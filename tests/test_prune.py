@@ -158,7 +158,7 @@ def test_ends_tokens_and_boundaries_stay_whole(make, scope):
 
 
 def test_a_generator_with_nothing_to_prune_says_why():
-    with pytest.raises(BadInput, match="no channels that can go .*boundary"):
+    with pytest.raises(BadInput, match=r"no channels that can go .*boundary"):
         prune(tiny(), ratio=0.5, prompts=2)
 
 
@@ -266,7 +266,7 @@ def test_damaged_kept_channels_are_refused(kept, tmp_path):
     row = json.loads(file.read_text())
     row["components"][0]["kept"] = kept
     file.write_text(json.dumps(row))
-    with pytest.raises(BadInput, match="damaged|does not fit"):
+    with pytest.raises(BadInput, match=r"damaged|does not fit"):
         resolve(f"kinds:norms@{tmp_path / 'a'}")
 
 

@@ -258,7 +258,7 @@ def groups_of(
             groups.append(Group(makers, tuple(units), step))
     groups.sort(key=lambda g: min(order.index(n) if n in order else len(order) for n in g.layers))
     for module, name in layers.items():
-        if isinstance(module, SLICED[:2]) and name not in alone:
-            if module not in graph.module2node:
-                alone[name] = "the graph does not see it"
+        unseen = isinstance(module, SLICED[:2]) and module not in graph.module2node
+        if unseen and name not in alone:
+            alone[name] = "the graph does not see it"
     return groups, {n: r for n, r in alone.items() if not any(n in g.layers for g in groups)}

@@ -18,7 +18,7 @@ from genedge.runtime.metrics import picture_psnr
 
 from . import losses as measures
 from .features import Projections, Taps, matched
-from .generator import Component, Generator, fresh_modules, golden_seed, resolve
+from .generator import Component, Generator, golden_seed, modules_of, named, resolve
 from .processes import Processes, launched
 from .train import Average, Report, falling, run_phase, set_rates
 
@@ -29,12 +29,15 @@ def student_of(model: str, teacher: Generator) -> Generator:
     """The student that MODEL names: as `resolve`, and package.module:function may also return
     untrained modules by the names of the teacher's components. Raises BadInput."""
     if ":" in model and "@" not in model:
-        modules = fresh_modules(model)
+        made = named(model)()
+        if isinstance(made, Generator):
+            return made if made.constructor else replace(made, constructor=model)
+        modules = modules_of(made, model)
         missing = [c.name for c in teacher.components if c.name not in modules]
         if missing:
             raise BadInput(f"{model} makes no component {missing[0]!r}; the teacher has one")
-        made = tuple(replace(c, module=modules[c.name], kept={}) for c in teacher.components)
-        return replace(teacher, components=made, constructor=model, history=())
+        fresh = tuple(replace(c, module=modules[c.name], kept={}) for c in teacher.components)
+        return replace(teacher, components=fresh, constructor=model, history=())
     return resolve(model)
 
 

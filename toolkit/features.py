@@ -89,6 +89,10 @@ class Projections(nn.Module):
         super().__init__()
         self.pairs = list(pairs)
         self.layers = nn.ModuleDict()
+        sizes = [teacher[p.teacher].detach().abs().mean().clamp(min=1e-6) for p in pairs]
+        # Of one batch, for good: what is divided by must not depend on how batches are shared out.
+        self.units: Tensor
+        self.register_buffer("units", torch.stack(sizes))
         for i, pair in enumerate(self.pairs):
             t, s = teacher[pair.teacher].detach(), student[pair.student].detach()
             if t.shape == s.shape:
@@ -105,15 +109,15 @@ class Projections(nn.Module):
 
     def forward(
         self, teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """(student's projected, teacher's) for each pair."""
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(student's projected, teacher's, the teacher's mean magnitude) for each pair."""
         both = []
         for i, pair in enumerate(self.pairs):
             t, s = teacher[pair.teacher].detach(), student[pair.student]
             if str(i) in self.layers:
                 layer = self.layers[str(i)]
                 s, t = F.linear(_last(s), layer.weight, layer.bias), _last(t)  # type: ignore[arg-type]
-            both.append((s, t))
+            both.append((s, t, self.units[i]))
         return both
 
 

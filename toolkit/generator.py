@@ -164,7 +164,7 @@ def _kept(row: Mapping[str, Any]) -> channels.Kept:
     }
 
 
-def _named(text: str) -> Callable[..., Any]:
+def named(text: str) -> Callable[..., Any]:
     """The function of "package.module:function". Raises BadInput where there is none."""
     module, _, function = text.partition(":")
     try:
@@ -173,9 +173,8 @@ def _named(text: str) -> Callable[..., Any]:
         raise BadInput(f"{text}: no such function ({problem})") from None
 
 
-def fresh_modules(name: str) -> dict[str, nn.Module]:
-    """Modules by component name, as the constructor of this name makes them. Raises BadInput."""
-    made = _named(CONSTRUCTORS.get(name, name))()
+def modules_of(made: Any, name: str) -> dict[str, nn.Module]:
+    """Modules by component name, of what a constructor of this name returned. Raises BadInput."""
     if isinstance(made, Generator):
         return {c.name: c.module for c in made.components}
     if isinstance(made, dict) and all(isinstance(m, nn.Module) for m in made.values()):
@@ -205,7 +204,7 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
                 f"{directory} was made by {name}; if you trust that function, name the model "
                 f"{name}@{directory}"
             )
-        modules = fresh_modules(name)
+        modules = modules_of(named(CONSTRUCTORS.get(name, name))(), name)
         components = tuple(
             Component(
                 c["name"],
@@ -259,7 +258,7 @@ def resolve(model: str) -> Generator:
     if at and ":" in function:
         return load_saved(Path(folder), trusted=function)
     if ":" in model:
-        made = _named(model)()
+        made = named(model)()
         if not isinstance(made, Generator):
             raise BadInput(f"{model} returned {type(made).__name__}, not a Generator")
         return made if made.constructor else replace(made, constructor=model)

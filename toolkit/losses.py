@@ -20,13 +20,13 @@ def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).abs().mean()
 
 
-def feature_loss(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Mean over layers of the mean absolute difference, in units of the teacher's mean magnitude.
+def feature_loss(pairs: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Mean over layers of the mean absolute difference in units of the layer's magnitude.
 
-    Several layers, as OMGD does (Ren et al., "Online multi-granularity distillation", ICCV 2021).
+    pairs: student's, teacher's, and the teacher's mean magnitude. Several layers, as OMGD does
+    (Ren et al., "Online multi-granularity distillation", ICCV 2021).
     """
-    losses = [(s - t).abs().mean() / t.abs().mean().clamp(min=1e-6) for s, t in pairs]
-    return torch.stack(losses).mean()
+    return torch.stack([(s - t).abs().mean() / unit for s, t, unit in pairs]).mean()
 
 
 def haar(x: Tensor) -> tuple[Tensor, Tensor]:

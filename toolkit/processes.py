@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from genedge.runtime.errors import MissingProgram
+from genedge.runtime.errors import EnvironmentFailed, MissingProgram
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Processes:
 def launched() -> Processes:
     """The processes that `accelerate launch` started, or this one alone on the CPU.
 
-    Raises MissingProgram where started by it and accelerate is not importable.
+    Raises MissingProgram where started by it and accelerate is not importable, EnvironmentFailed
+    where the processes do not see one another.
     """
     if not any(k.startswith("ACCELERATE_") for k in os.environ) and "LOCAL_RANK" not in os.environ:
         return Processes(0, 1, torch.device("cpu"), lambda x: x)
@@ -48,7 +49,13 @@ def launched() -> Processes:
         raise MissingProgram(
             "accelerate is not installed; run: pip install 'genedge[distill]'"
         ) from None
-    accelerator = Accelerator()
+    # Without a GPU accelerate would let each process believe that it is alone.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise EnvironmentFailed(
+            f"{started} processes were started, and accelerate sees {accelerator.num_processes}"
+        )
     return Processes(
         accelerator.process_index,
         accelerator.num_processes,

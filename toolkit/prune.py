@@ -150,9 +150,9 @@ def _share(ranked: Sequence[Ranked], ratio: float, scope: str) -> list[list[int]
     """Units to remove from each group at this ratio."""
     wanted = [ratio * len(r.order) for r in ranked]
     if scope == "global":
-        cut = sorted(s for r in ranked for s in r.scores)
-        limit = cut[min(len(cut) - 1, round(ratio * len(cut)))] if cut else 0.0
-        wanted = [float(sum(s < limit for s in r.scores)) for r in ranked]
+        every = sorted((s, k) for k, r in enumerate(ranked) for s in r.scores)
+        first = [k for _, k in every[: round(ratio * len(every))]]  # by rank: many scores may be 0
+        wanted = [float(first.count(k)) for k in range(len(ranked))]
     gone = []
     for r, count in zip(ranked, wanted, strict=True):
         total, step = len(r.order), r.group.step
