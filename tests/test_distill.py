@@ -17,7 +17,8 @@ from torch import nn
 from genedge.runtime.errors import BadInput
 from genedge.toolkit import distill as distillation
 from genedge.toolkit import losses
-from genedge.toolkit.distill import batch_of, distill, psnr_to, student_of
+from genedge.toolkit.distill import distill, student_of
+from genedge.toolkit.drawings import batch_of, psnr_to
 from genedge.toolkit.features import Projections, matched
 from genedge.toolkit.generator import resolve
 from genedge.toolkit.prune import prune

@@ -14,15 +14,12 @@ from tiny import tiny
 from genedge.runtime.errors import BadInput
 from genedge.toolkit import channels
 from genedge.toolkit.dependency import groups_of
-from genedge.toolkit.generator import Component, load_saved, resolve, save
+from genedge.toolkit.generator import load_saved, resolve, save
 from genedge.toolkit.importance import RANKINGS
+from genedge.toolkit.proof import PROOF_DB, kept_after, proof, provable
 from genedge.toolkit.prune import (
-    PROOF_DB,
-    _provable,
     int8_bytes,
-    kept_after,
     multiply_adds,
-    proof,
     prune,
 )
 
@@ -32,7 +29,7 @@ def studied(kind):
     model = kind().eval()
     inputs = [(torch.randn(1, 3, 6, 6),) for _ in range(2)]
     groups, alone = groups_of(model, inputs[0])
-    groups, more = _provable(Component("c", model, ("x",), ("y",)), groups, inputs)
+    groups, more = provable(model, groups, inputs)
     return model, inputs, groups, alone | more
 
 

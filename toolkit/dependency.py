@@ -81,7 +81,7 @@ def _map_shuffles(graph: torch_pruning.DependencyGraph) -> None:
         if not isinstance(up, int) and not isinstance(down, int):
             continue
         # The node counts channels as they are behind it; its inputs' channels are more or fewer.
-        block = (up or down) ** 2
+        block = int(up or down or 1) ** 2
         for source in node.inputs:
             for dep in source.dependencies:
                 if dep.target is node:

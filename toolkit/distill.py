@@ -9,20 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from genedge.runtime.errors import BadInput, MissingProgram
-from genedge.runtime.metrics import picture_psnr
 
 from . import losses as measures
+from .drawings import Named, batch_of, check_batches, drawn, stacked
 from .features import Projections, Taps, matched
-from .generator import Component, Generator, golden_seed, modules_of, named, resolve
+from .generator import Generator, modules_of, named, resolve
 from .processes import Processes, launched
 from .train import Average, Report, falling, run_phase, set_rates
 
-Named = dict[str, Tensor]
+WARM = 0.1  # of the steps: Adam's first ones undo what a pruned student still knows
 
 
 def student_of(model: str, teacher: Generator) -> Generator:
@@ -39,32 +38,6 @@ def student_of(model: str, teacher: Generator) -> Generator:
         fresh = tuple(replace(c, module=modules[c.name], kept={}) for c in teacher.components)
         return replace(teacher, components=fresh, constructor=model, history=())
     return resolve(model)
-
-
-def batch_of(
-    teacher: Generator, prompts: Sequence[str], seed: int, step: int, size: int
-) -> list[dict[str, np.ndarray]]:
-    """Inputs of the pictures of one step; the same numbers give the same inputs everywhere."""
-    random = np.random.default_rng([seed, step])
-    picked = random.integers(len(prompts), size=size)
-    seeds = random.integers(2**31, size=size)
-    return [
-        teacher.prepare(prompts[int(p)], int(s)).inputs for p, s in zip(picked, seeds, strict=True)
-    ]
-
-
-def _stacked(feeds: Sequence[Mapping[str, np.ndarray]], device: torch.device) -> Named:
-    return {k: torch.from_numpy(np.concatenate([f[k] for f in feeds])).to(device) for k in feeds[0]}
-
-
-def _drawn(components: Sequence[Component], inputs: Named) -> Named:
-    """Every named tensor, with gradients; see Generator.tensors."""
-    named = dict(inputs)
-    for c in components:
-        results = c.module(*(named[n] for n in c.inputs))
-        results = results if isinstance(results, tuple) else (results,)
-        named |= dict(zip(c.outputs, results, strict=True))
-    return named
 
 
 def _check(teacher: Generator, student: Generator, weights: Mapping[str, float]) -> None:
@@ -84,34 +57,6 @@ def _check(teacher: Generator, student: Generator, weights: Mapping[str, float])
         raise BadInput(
             f"{student.name} draws {list(b.output.shape)}, {teacher.name} {list(a.output.shape)}"
         )
-
-
-def _check_batches(generator: Generator, feeds: Sequence[Mapping[str, np.ndarray]]) -> None:
-    """BadInput where a component does not draw several pictures as it draws them one by one."""
-    name = generator.signature.output_name
-    cpu = torch.device("cpu")
-    with torch.no_grad():
-        single = [_drawn(generator.components, _stacked([f], cpu))[name] for f in feeds]
-        try:
-            both = _drawn(generator.components, _stacked(feeds, cpu))[name]
-            fine = torch.allclose(both, torch.cat(single), atol=1e-3)
-        except Exception:  # the forward of any module may raise anything
-            fine = False
-    if not fine:
-        raise BadInput(
-            f"{generator.name} draws one picture at a time (its forward fixes the batch); "
-            f"use --batch 1"
-        )
-
-
-def psnr_to(teacher: Generator, student: Generator, count: int = 64) -> float:
-    """Mean PSNR, in dB, of the student's pictures of the teacher's golden prompts."""
-    prompts = (teacher.golden or teacher.calibration or ("a picture",))[:count]
-    found = []
-    for i, prompt in enumerate(prompts):
-        feed = teacher.prepare(prompt, golden_seed(i))
-        found.append(picture_psnr(student.pixels(feed), teacher.pixels(feed)))
-    return float(np.mean(found))
 
 
 def _remember(work: Path, settings: Mapping[str, Any]) -> None:
@@ -173,8 +118,8 @@ def distill(
         raise BadInput(f"a batch of {batch} can not be shared by {processes.count} processes")
     if batch // processes.count > 1:
         feeds = batch_of(teacher, pool, seed, 0, 2)
-        _check_batches(teacher, feeds)
-        _check_batches(student, feeds)
+        check_batches(teacher, feeds)
+        check_batches(student, feeds)
     settings = {
         "teacher": teacher.hash(),
         "student": student.hash(),
@@ -199,7 +144,8 @@ def distill(
                 writer.add_scalar(key, value, done)
 
     def one_step(step: int) -> Mapping[str, Tensor]:
-        set_rates(run.optimizer, rate * falling(step, steps))
+        warm = min(1.0, (step + 1) / (WARM * steps))
+        set_rates(run.optimizer, rate * warm * falling(step, steps))
         return run.step(step)
 
     try:
@@ -282,15 +228,15 @@ class _Run:
                 if c.name in names:
                     taps.listen(c.name, c.module)
         feeds = batch_of(self.teacher, self.prompts, self.seed, 0, self.batch)
-        inputs = _stacked(feeds if self.batch > 1 else feeds[:1], self.processes.device)
+        inputs = stacked(feeds if self.batch > 1 else feeds[:1], self.processes.device)
         with torch.no_grad():
             if self.batch // self.processes.count > 1 or self.batch == 1:
-                _drawn(self.teacher.components, inputs)
-                _drawn(self.student.components, inputs)
+                drawn(self.teacher.components, inputs)
+                drawn(self.student.components, inputs)
             else:
                 first = {k: v[:1] for k, v in inputs.items()}
-                _drawn(self.teacher.components, first)
-                _drawn(self.student.components, first)
+                drawn(self.teacher.components, first)
+                drawn(self.student.components, first)
         seen = self.taps[0].seen, self.taps[1].seen
         pairs = matched(*seen)
         self.close()
@@ -329,11 +275,11 @@ class _Run:
         """One step; returns each loss, and their weighted sum as "loss"."""
         feeds = batch_of(self.teacher, self.prompts, self.seed, step + 1, self.batch)
         mine = [feeds[i] for i in self.processes.share(self.batch)]
-        inputs = _stacked(mine, self.processes.device)
+        inputs = stacked(mine, self.processes.device)
         with torch.no_grad():
-            drawn = _drawn(self.teacher.components, inputs)
-        student = _drawn(self.student.components, inputs)
-        found = self._compared(drawn, student)
+            taught = drawn(self.teacher.components, inputs)
+        student = drawn(self.student.components, inputs)
+        found = self._compared(taught, student)
         total = torch.stack([self.weights[k] * v for k, v in found.items()]).sum()
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
@@ -341,7 +287,7 @@ class _Run:
         self.optimizer.step()
         self.average.update(self._averageable())
         if self.critic:
-            t, s = drawn[self.output], student[self.output]
+            t, s = taught[self.output], student[self.output]
             self.critic_optimizer.zero_grad()
             scale = 1 / max(1e-6, self.picture.high - self.picture.low)
             measures.critic_loss(self.critic[0], s * scale, t * scale, step % 8 == 0).backward()  # type: ignore

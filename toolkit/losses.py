@@ -97,7 +97,8 @@ class Critic(nn.Module):
 
 def adversarial_loss(critic: Critic, student: Tensor) -> Tensor:
     """The generator's side of the hinge loss."""
-    return -critic(student).mean()
+    loss: Tensor = -critic(student).mean()
+    return loss
 
 
 def critic_loss(critic: Critic, student: Tensor, teacher: Tensor, penalty: bool) -> Tensor:

@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 STEPS = int(os.environ.get("SHRINK_STEPS", "40"))
-BATCH, RATE, SEEDS = 8, 5e-4, (0, 1, 2)
+BATCH, RATE, SEEDS = 8, 2e-4, (0, 1, 2)
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 PARTS = ("curve", "rankings", "losses", "processes")
 TINY_STEPS = 200
 
 
 def recovered(teacher: Any, small: Any, **options: Any) -> float:
-    from genedge.toolkit.distill import distill, psnr_to
+    from genedge.toolkit.distill import distill
+    from genedge.toolkit.drawings import psnr_to
 
     options = {"steps": STEPS, "batch": BATCH, "rate": RATE, "components": ["image"]} | options
     with tempfile.TemporaryDirectory() as work:
@@ -49,7 +50,7 @@ def of_decoder(generator: Any) -> tuple[float, float]:
 
 
 def curve(teacher: Any) -> list[str]:
-    from genedge.toolkit.distill import psnr_to
+    from genedge.toolkit.drawings import psnr_to
     from genedge.toolkit.prune import prune
 
     macs, size = of_decoder(teacher)
@@ -70,7 +71,7 @@ def curve(teacher: Any) -> list[str]:
 
 
 def rankings(teacher: Any) -> list[str]:
-    from genedge.toolkit.distill import psnr_to
+    from genedge.toolkit.drawings import psnr_to
     from genedge.toolkit.importance import RANKINGS
     from genedge.toolkit.prune import multiply_adds, prune
 
@@ -87,7 +88,7 @@ def rankings(teacher: Any) -> list[str]:
 
 
 def losses(teacher: Any) -> list[str]:
-    from genedge.toolkit.distill import psnr_to
+    from genedge.toolkit.drawings import psnr_to
     from genedge.toolkit.losses import WEIGHTS
     from genedge.toolkit.prune import prune
 
@@ -159,6 +160,7 @@ def main(page: Path, parts: tuple[str, ...]) -> None:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     teacher = resolve("emoji")
+    page.parent.mkdir(parents=True, exist_ok=True)
     text = [f"Decoder of `emoji`, {STEPS} steps of {BATCH} pictures.", ""]
     for part in parts:
         text += [f"## {part}", "", *globals()[part](teacher), ""]

@@ -88,7 +88,7 @@ def prune(
         int, typer.Option(min=0, help="Steps of distillation from MODEL afterwards.")
     ] = 500,
     batch: Batch = 16,
-    rate: Rate = 5e-4,
+    rate: Rate = 2e-4,
     loss: Loss = None,
     prompts: PromptFile = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the drawings to learn from.")] = 0,
@@ -102,7 +102,7 @@ def prune(
     """Remove whole channels from a generator, then let it learn from what it was."""
     need_torch()
     _need_pruning()
-    from ..distill import psnr_to
+    from ..drawings import psnr_to
     from ..generator import resolve, save
     from ..progress import reporting
     from ..prune import prune as run
@@ -126,10 +126,13 @@ def prune(
     found: dict[str, Any] = {**note, "psnr_pruned": psnr_to(teacher, made)}
     folder = work or out.with_name(out.name + ".work")
     if recover:
-        made = _learn(
+        better = _learn(
             teacher, made, folder, quiet, "recover", prompts=more, steps=recover, batch=batch,
             rate=rate, losses=losses, components=_words(components), seed=seed,
         )  # fmt: skip
+        judged = teacher.calibration[:32]  # not the golden prompts, which must stay unseen
+        found["recovery_kept"] = psnr_to(teacher, better, judged) > psnr_to(teacher, made, judged)
+        made = better if found["recovery_kept"] else made
         found["psnr_recovered"] = psnr_to(teacher, made)
     if not _main_process():
         return
@@ -145,6 +148,8 @@ def prune(
             print(f"{name}: left alone: {reason}")
         (macs, macs_now), (size, size_now) = note["multiply_adds"], note["int8_bytes"]
         after = f", {found['psnr_recovered']:.1f} dB after recovery" if recover else ""
+        if recover and not found["recovery_kept"]:
+            after = "; recovery made it worse and was left out: try more steps or a lower --rate"
         print(
             f"{out}  ratio {note['ratio']:.2f}  {macs / 1e6:.1f} → {macs_now / 1e6:.1f} M multiply-adds"
             f"  {size / 1e6:.2f} → {size_now / 1e6:.2f} MB as int8  PSNR to {teacher.name} "
@@ -183,7 +188,8 @@ def distill(
     if not student:
         raise BadInput("name the student with --student")
     need_torch()
-    from ..distill import psnr_to, student_of
+    from ..distill import student_of
+    from ..drawings import psnr_to
     from ..generator import resolve, save
 
     _free(out, force)
