@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 from genedge.runtime.errors import GenedgeError
 
-from .verbs import check, draw, learn, look, make
+from .verbs import check, draw, learn, look, make, shrink
 
 app = typer.Typer(
     name="genedge",
@@ -29,6 +29,8 @@ for verb in (
     make.export,
     learn.train,
     learn.evaluate,
+    shrink.prune,
+    shrink.distill,
 ):
     app.command()(verb)
 
