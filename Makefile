@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint typecheck pytest format vectors bundle pictures sheet evaluate train bench clean
+.PHONY: demo test lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-shrink clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -43,6 +43,9 @@ pictures: $(VENV)/dev.stamp  ## docs/pictures: drawn by the bundled artifact
 
 bench: $(VENV)/dev.stamp  ## docs/measured.md: accuracy, size, latency ratios, cold start
 	$(BIN)/python tests/benchmarks/measure.py docs/measured.md
+
+bench-shrink: $(VENV)/dev.stamp  ## docs/shrink.md's tables: ratio and PSNR, losses, two processes
+	$(BIN)/python tests/benchmarks/shrink.py build/shrink.md
 
 train: $(VENV)/train.stamp  ## about two hours on two cores; resumes
 	nice $(BIN)/genedge train emoji --out trained --work .train --cache .cache

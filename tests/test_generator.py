@@ -73,7 +73,7 @@ def test_a_constructor_that_is_not_known_is_never_imported(saved):
     row = json.loads((saved / "generator.json").read_text())
     row["constructor"] = "os:system"
     (saved / "generator.json").write_text(json.dumps(row))
-    with pytest.raises(BadInput, match="damaged"):
+    with pytest.raises(BadInput, match="if you trust that function"):
         load_saved(saved)
 
 
@@ -81,18 +81,6 @@ def test_a_function_of_the_user_is_a_model():
     assert resolve("tiny:tiny").name == "tiny"
     with pytest.raises(BadInput, match="not a Generator"):
         resolve("test_generator:parts")
-
-
-@pytest.mark.parametrize(("cpu", "top"), [("portable", 63), ("vnni", 127), ("arm", 127)])
-def test_weights_use_7_bits_on_the_portable_profile_alone(generator, cpu, top):
-    quantized = quantize(generator, cpu=cpu, calibration=4)
-    values = [
-        t
-        for name, t in quantized.programs["image"].state_dict.items()
-        if t.dtype == torch.int8 and t.dim() == 4
-    ]
-    assert values
-    assert max(int(t.abs().max()) for t in values) == top
 
 
 def test_the_token_table_is_stored_as_int8():
@@ -128,7 +116,7 @@ def test_peak_of_calibration_does_not_grow_with_the_prompts(generator):
     assert sizes[0] == sizes[1]
 
 
-@pytest.mark.parametrize("way", ["histogram", "minmax"])
+@pytest.mark.parametrize("way", list(OBSERVERS))
 def test_what_a_relu_drops_gets_no_steps_of_the_grid(way):
     """relu(a + b) with a from −100 to 2 and b from 0 to 1: of a, only what is above −1 can show."""
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
@@ -151,7 +139,7 @@ def test_what_a_relu_drops_gets_no_steps_of_the_grid(way):
     x = torch.linspace(-1, 0.02, 64).view(1, 1, 8, 8)
     y = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
     graph = export_module(Sum(), (x, y)).module()
-    prepared = prepare_pt2e(graph, CommonQuantizer(8, observer=OBSERVERS[way]))
+    prepared = prepare_pt2e(graph, CommonQuantizer(observer=OBSERVERS[way]))
     prepared(x, y)
     add = next(n for n in prepared.graph.nodes if n.target is torch.ops.aten.add.Tensor)
     one = prepared.get_submodule(add.args[0].target)

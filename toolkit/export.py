@@ -19,6 +19,7 @@ from genedge.runtime.artifact import (
     PRECISIONS,
     SCHEMA,
     TARGETS,
+    Artifact,
     Golden,
     file_json,
     read_artifact,
@@ -29,12 +30,16 @@ from genedge.runtime.artifact import (
 )
 from genedge.runtime.child import run_in_child
 from genedge.runtime.errors import BadInput, LimitMissed, MissingProgram
+from genedge.runtime.inspect import inspect, stored_as_float
 from genedge.runtime.silence import silenced
 from genedge.runtime.verify import DEFAULTS, Limits, judge
 
+from .fallback import keep_float
 from .generator import TOKENIZER_FILE, Generator, golden_seed
 from .programs import float_programs
 from .quantize import Quantized, quantize, simulated
+from .saturation import preflight
+from .taps import layer_names
 
 Progress = Callable[[str, int, int], None]
 AUDIT_SHARE, AUDIT_EXTRA = 0.26, 150_000
@@ -43,10 +48,17 @@ _TOOLS = ("torch", "torchao", "onnx", "onnxscript", "onnxruntime", "openvino", "
 
 @dataclass(frozen=True)
 class Exported:
-    """One artifact that was written: where, and what verification measured."""
+    """One artifact that was written: where, and what verification measured.
+
+    kept: layers in float. kept_bytes: of their weights, of those that a limit made float. risky:
+    layers whose sums can overflow on x86 without VNNI.
+    """
 
     directory: Path
     found: dict[str, Any]
+    kept: tuple[str, ...] = ()
+    kept_bytes: int = 0
+    risky: tuple[str, ...] = ()
 
 
 def directory_of(out: Path, model: str, target: str, precision: str, cpu: str) -> Path:
@@ -108,6 +120,17 @@ def audit_size(quantized: Quantized, files: Sequence[Path]) -> None:
         )
 
 
+def audit_dtypes(quantized: Quantized, artifact: Artifact) -> None:
+    """Raises LimitMissed with the names of tensors that were planned int8 and are stored as float."""
+    wrong = stored_as_float(inspect(artifact), quantized.int8_shapes)
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise LimitMissed(
+            f"{artifact.target}: planned int8, stored as float: {', '.join(wrong[:5])}{more} "
+            f"(nothing was written)"
+        )
+
+
 def export(
     generator: Generator,
     targets: Sequence[str],
@@ -118,13 +141,16 @@ def export(
     force: bool = False,
     keep: Sequence[str] = (),
     limits: Limits | None = None,
+    fallback: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Exported]:
     """Writes one artifact per target, each loaded, run and judged before it gets its name.
 
     keep: modules, as "component.module", that stay float under int8. limits: override the
-    precision's defaults where set. Raises BadInput, MissingProgram, and LimitMissed where an
-    artifact misses a limit or its audit: then that artifact is not written.
+    precision's defaults where set. fallback: under int8, keeps as few layers float as the limits of
+    PSNR and SSIM need, the same for all targets. Raises BadInput, MissingProgram, and LimitMissed
+    where an artifact misses a limit or its audit, or no fallback holds the limit: then that artifact
+    is not written.
     """
     for value, known, what in (
         (precision, PRECISIONS, "precision"),
@@ -145,8 +171,15 @@ def export(
     _check_layers(generator, keep)
     quantized = None
     simulation = None
-    if precision == "int8":
+    kept_bytes = 0
+    if precision == "int8" and fallback and limits is not None:
+        choice = keep_float(
+            generator, psnr=limits.psnr, ssim=limits.ssim, cpu=cpu, keep=keep, report=progress
+        )
+        keep, quantized, kept_bytes = choice.layers, choice.quantized, choice.bytes
+    elif precision == "int8":
         quantized = quantize(generator, cpu=cpu, keep=keep, report=progress)
+    if quantized is not None:
         simulation = simulated(generator, quantized)
     programs = quantized.programs if quantized else float_programs(generator)
     golden = golden_of(generator, simulation, progress)
@@ -170,12 +203,16 @@ def export(
             )
         )
     progress("export", len(targets), len(targets))
-    return done
+    risky = tuple(r.layer for r in preflight(quantized.graphs) if r.channels) if quantized else ()
+    return [replace(d, kept=tuple(keep), kept_bytes=kept_bytes, risky=risky) for d in done]
 
 
 def _check_layers(generator: Generator, keep: Sequence[str]) -> None:
     known = {f"{c.name}.{n}" for c in generator.components for n, _ in c.module.named_modules()}
     unknown = [k for k in keep if k not in known]
+    if any(":" in k for k in unknown):
+        known |= layer_names(generator)
+        unknown = [k for k in unknown if k not in known]
     if unknown:
         raise BadInput(
             f"layer {unknown[0]!r} is unknown; layers are named component.module, for example "
@@ -231,6 +268,8 @@ def _export_one(
             (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
             row["tokenizer"] = file_json(stored(folder / TOKENIZER_FILE))
         write_manifest(folder, row)
+        if quantized is not None:
+            audit_dtypes(quantized, read_artifact(folder))
         found = run_in_child("measure", directory=str(folder), prompts=None, threads=1)
         chosen = DEFAULTS[precision]
         if limits is not None:

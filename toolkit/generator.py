@@ -22,21 +22,27 @@ from genedge.runtime.run import Feed, prepare
 from genedge.runtime.signature import Signature, signature_from_json
 from genedge.runtime.tokenizer import PromptTokenizer, load_tokenizer
 
-GENERATOR_FILE, TOKENIZER_FILE = "generator.json", "tokenizer.json"
-_SCHEMA = 1
+from . import channels
 
-# Constructors by name: a saved generator names one of these, never a module of its own.
+GENERATOR_FILE, TOKENIZER_FILE = "generator.json", "tokenizer.json"
+_SCHEMA = 2  # 1 has no kept channels, and constructors of CONSTRUCTORS alone
+
+# Constructors by name: a saved generator names one of these, or package.module:function.
 CONSTRUCTORS = {"emoji": "genedge.toolkit.zoo.emoji:components"}
 
 
 @dataclass(frozen=True)
 class Component:
-    """One torch module of a generator; its inputs and outputs by name, in order."""
+    """One torch module of a generator; its inputs and outputs by name, in order.
+
+    kept: channels that pruning left of the constructor's module; empty where it left all.
+    """
 
     name: str
     module: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    kept: channels.Kept = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,11 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
     half: stores weights as float16. Raises what genedge.runtime.artifact.writing raises, and
     BadInput for a generator without a constructor's name.
     """
-    if generator.constructor not in CONSTRUCTORS:
-        raise BadInput(f"{generator.name}: only generators of a known constructor can be saved")
+    if generator.constructor not in CONSTRUCTORS and ":" not in generator.constructor:
+        raise BadInput(
+            f"{generator.name}: only a generator of a known constructor can be saved; set its "
+            f"`constructor` to the package.module:function that makes it"
+        )
     with writing(directory, force) as folder:
         dtype = torch.float16 if half else torch.float32
         for component in generator.components:
@@ -123,12 +132,13 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
             (folder / f"{component.name}.safetensors").chmod(0o644)  # the library writes 0600
         (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
         row = {
-            "schema": _SCHEMA,
+            "schema": _schema_of(generator),
             "name": generator.name,
             "constructor": generator.constructor,
             "signature": generator.signature.to_json(),
             "components": [
                 {"name": c.name, "inputs": list(c.inputs), "outputs": list(c.outputs)}
+                | ({"kept": _plain(c.kept)} if c.kept else {})
                 for c in generator.components
             ],
             "calibration": list(generator.calibration),
@@ -138,7 +148,23 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
         (folder / GENERATOR_FILE).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n")
 
 
-def _named(text: str) -> Callable[..., Any]:
+def _schema_of(generator: Generator) -> int:
+    plain = generator.constructor in CONSTRUCTORS
+    return 1 if plain and not any(c.kept for c in generator.components) else _SCHEMA
+
+
+def _plain(kept: channels.Kept) -> dict[str, dict[str, list[int]]]:
+    return {n: {side: list(ids) for side, ids in sides.items()} for n, sides in kept.items()}
+
+
+def _kept(row: Mapping[str, Any]) -> channels.Kept:
+    return {
+        str(n): {str(side): tuple(int(i) for i in ids) for side, ids in sides.items()}
+        for n, sides in row.items()
+    }
+
+
+def named(text: str) -> Callable[..., Any]:
     """The function of "package.module:function". Raises BadInput where there is none."""
     module, _, function = text.partition(":")
     try:
@@ -147,8 +173,23 @@ def _named(text: str) -> Callable[..., Any]:
         raise BadInput(f"{text}: no such function ({problem})") from None
 
 
-def load_saved(directory: Path) -> Generator:
-    """Reads what `save` wrote. Raises BadInput naming the file that is missing or damaged."""
+def modules_of(made: Any, name: str) -> dict[str, nn.Module]:
+    """Modules by component name, of what a constructor of this name returned. Raises BadInput."""
+    if isinstance(made, Generator):
+        return {c.name: c.module for c in made.components}
+    if isinstance(made, dict) and all(isinstance(m, nn.Module) for m in made.values()):
+        return made
+    raise BadInput(
+        f"{name} returned {type(made).__name__}, neither a Generator nor modules by name"
+    )
+
+
+def load_saved(directory: Path, trusted: str = "") -> Generator:
+    """Reads what `save` wrote. Raises BadInput naming the file that is missing or damaged.
+
+    trusted: the package.module:function that made the generator. The folder may be a stranger's,
+    so a function that it names is imported only where the caller has named it too.
+    """
     path = directory / GENERATOR_FILE
     if not path.is_file():
         raise BadInput(f"{directory} holds no {GENERATOR_FILE}; name a folder saved by genedge")
@@ -157,11 +198,27 @@ def load_saved(directory: Path) -> Generator:
         if row["schema"] > _SCHEMA:
             raise BadInput(f"{path}: schema {row['schema']} is newer; update genedge")
         signature = signature_from_json(row["signature"], str(path))
-        modules: dict[str, nn.Module] = _named(CONSTRUCTORS[row["constructor"]])()
-        names = [(c["name"], tuple(c["inputs"]), tuple(c["outputs"])) for c in row["components"]]
-        components = tuple(Component(n, modules[n].eval(), i, o) for n, i, o in names)
+        name = str(row["constructor"])
+        if name not in CONSTRUCTORS and name != trusted:
+            raise BadInput(
+                f"{directory} was made by {name}; if you trust that function, name the model "
+                f"{name}@{directory}"
+            )
+        modules = modules_of(named(CONSTRUCTORS.get(name, name))(), name)
+        components = tuple(
+            Component(
+                c["name"],
+                modules[c["name"]].eval(),
+                tuple(c["inputs"]),
+                tuple(c["outputs"]),
+                _kept(c.get("kept", {})),
+            )
+            for c in row["components"]
+        )
+        for c in components:
+            channels.keep(c.module, c.kept)
         prompts = tuple(row["calibration"]), tuple(row["golden"])
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, LookupError, TypeError, AttributeError) as problem:
         raise BadInput(f"{path} is damaged ({problem!r})") from None
     for component in components:
         file = directory / f"{component.name}.safetensors"
@@ -192,16 +249,19 @@ def load_saved(directory: Path) -> Generator:
 def resolve(model: str) -> Generator:
     """MODEL of the command line: `emoji`, a folder saved by genedge, or package.module:function.
 
-    Raises BadInput where it is none of these.
+    package.module:function@FOLDER is a folder saved from what that function makes. Raises BadInput where it is none of these.
     """
     if model in CONSTRUCTORS:
         module = importlib.import_module(CONSTRUCTORS[model].split(":")[0])
         return load_saved(Path(str(module.__file__)).parent / "checkpoint")
+    function, at, folder = model.partition("@")
+    if at and ":" in function:
+        return load_saved(Path(folder), trusted=function)
     if ":" in model:
-        made = _named(model)()
+        made = named(model)()
         if not isinstance(made, Generator):
             raise BadInput(f"{model} returned {type(made).__name__}, not a Generator")
-        return made
+        return made if made.constructor else replace(made, constructor=model)
     if Path(model).is_dir():
         return load_saved(Path(model))
     raise BadInput(

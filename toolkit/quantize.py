@@ -3,16 +3,17 @@
 PT2E of torchao: our quantizer annotates what XNNPACK, ONNX Runtime and OpenVINO all fuse
 (convolution or linear layer, addition, multiplication, each with the ReLU or clamp behind it), so
 that the same integers are computed everywhere. Weights are symmetric per output channel,
-activations asymmetric per tensor. Under the CPU profile `portable` weights use 7 bits: x86 without
-VNNI adds pairs of products in 16 bits, which 8-bit weights overflow.
+activations asymmetric per tensor. x86 without VNNI adds pairs of products in 16 bits; under the CPU
+profile `portable` those output channels whose weights could overflow that get a coarser step, just
+as coarse as needed (see saturation.py).
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,14 +35,18 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-from .bias import correct_last_bias
+from .bias import correct_last_bias, push_flat_outwards
+from .equalize import equalize
 from .generator import Component, Generator
 from .programs import example_inputs, export_module
+from .saturation import safe_step
 
 _aten = torch.ops.aten
 _WEIGHTED = {_aten.conv2d.default, _aten.linear.default}
 _BINARY = {_aten.add.Tensor, _aten.mul.Tensor}
-_ACTIVATIONS = {_aten.relu.default, _aten.hardtanh.default}
+ACTIVATIONS = {_aten.relu.default, _aten.hardtanh.default}
+# What counts as a layer where losses are told apart: the weighted ones first.
+LAYERS = (_aten.conv2d.default, _aten.linear.default, _aten.add.Tensor, _aten.mul.Tensor)
 _MOVES = {
     _aten.view.default,
     _aten.reshape.default,
@@ -53,7 +58,13 @@ _MOVES = {
 }
 _KEY = "quantization_annotation"
 # Ways to set the range of an activation; each component takes the one that serves it better.
-OBSERVERS: dict[str, Any] = {"histogram": HistogramObserver, "minmax": MinMaxObserver}
+OBSERVERS: dict[str, Any] = {
+    "histogram": HistogramObserver,
+    "minmax": MinMaxObserver,
+    "histogram-equalized": HistogramObserver,
+}
+# Ways that first equalize channels across layers, and the share of it that they take.
+EQUALIZED = {"histogram-equalized": 0.5}
 COMPARED_PROMPTS = 64
 # A clamp to [0, 1] ends in whole grey levels: 0 and 255 are exact.
 _GREY_LEVELS = FixedQParamsQuantizationSpec(
@@ -71,7 +82,8 @@ class Quantized:
     """int8 programs by component, and how many tensors of which kind the plan stores.
 
     ranges: by component, which of OBSERVERS set the ranges. planned_int8, planned_float: bytes of
-    the weights that become int8, and of those that do not.
+    the weights that become int8, and of those that do not. graphs: PT2E's converted graphs, of which the programs were
+    made. floats: the float graphs that they were made of, equalized where that served better. int8_shapes: by component, of the tensors that become int8.
     """
 
     programs: dict[str, ExportedProgram]
@@ -79,6 +91,9 @@ class Quantized:
     ranges: dict[str, str]
     planned_int8: int
     planned_float: int
+    graphs: dict[str, GraphModule] = field(default_factory=dict)
+    floats: dict[str, GraphModule] = field(default_factory=dict)
+    int8_shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
 
 
 class Int8Embedding(nn.Module):
@@ -94,7 +109,7 @@ class Int8Embedding(nn.Module):
         return F.embedding(tokens, self.table).to(torch.float32) * self.scale
 
 
-def _with_int8_tables(module: nn.Module) -> nn.Module:
+def with_int8_tables(module: nn.Module) -> nn.Module:
     module = copy.deepcopy(module)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
@@ -106,9 +121,11 @@ def _with_int8_tables(module: nn.Module) -> nn.Module:
 class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[misc]
     """Symmetric scale of each output channel that makes the squared error of its weights least.
 
-    Tries clips from half of the largest weight to all of it. The largest weights are few; at 7
-    bits it pays to clip them.
+    Tries clips from half of the largest weight to all of it: the largest weights are few, and it
+    may pay to clip them.
     """
+
+    portable = False
 
     def forward(self, x: Tensor) -> Tensor:
         self.weight = x.detach()
@@ -118,9 +135,10 @@ class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[
         scale, zero = super().calculate_qparams()
         rows = self.weight.flatten(1)
         largest = rows.abs().amax(1).clamp(min=self.eps.item())
+        floor = safe_step(self.weight) if self.portable else torch.zeros_like(largest)
         least = torch.full_like(largest, float("inf"))
         for clip in torch.linspace(0.5, 1.0, 26):
-            step = clip * largest / self.quant_max
+            step = torch.maximum(clip * largest / self.quant_max, floor)
             grid = (rows / step[:, None]).round().clamp(self.quant_min, self.quant_max)
             error = (grid * step[:, None] - rows).square().sum(1)
             better = error < least
@@ -129,17 +147,23 @@ class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[
         return scale, zero
 
 
+class PortableWeightObserver(PerChannelSquaredErrorObserver):
+    """The same, with steps so wide that no pair of products overflows 16 bits on AVX2."""
+
+    portable = True
+
+
 class CommonQuantizer(Quantizer):  # type: ignore[misc]
     """Annotates what all three targets fuse; `keep` names modules that stay float."""
 
     def __init__(
         self,
-        weight_bits: int = 8,
+        portable: bool = False,
         keep: Iterable[str] = (),
         observer: Any = HistogramObserver,
     ) -> None:
         super().__init__()
-        top = 2 ** (weight_bits - 1) - 1
+        weight = PortableWeightObserver if portable else PerChannelSquaredErrorObserver
         self.activation = QuantizationSpec(
             dtype=torch.int8,
             observer_or_fake_quant_ctr=observer.with_args(eps=2**-12),
@@ -149,9 +173,9 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
         )
         self.weight = QuantizationSpec(
             dtype=torch.int8,
-            observer_or_fake_quant_ctr=PerChannelSquaredErrorObserver.with_args(eps=2**-16),
-            quant_min=-top,
-            quant_max=top,
+            observer_or_fake_quant_ctr=weight.with_args(eps=2**-16),
+            quant_min=-127,
+            quant_max=127,
             qscheme=torch.per_channel_symmetric,
             ch_axis=0,
         )
@@ -160,7 +184,10 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
     def _kept(self, node: Node) -> bool:
         stack = node.meta.get("nn_module_stack") or {}
         paths = [path for path, _ in stack.values()]
-        return any(p == k or p.startswith(k + ".") for p in paths for k in self.keep)
+        name = layer_name(node)
+        return name in self.keep or any(
+            p == k or p.startswith(k + ".") for p in paths for k in self.keep
+        )
 
     def annotate(self, model: GraphModule) -> GraphModule:
         for node in model.graph.nodes:
@@ -177,7 +204,7 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
             else:
                 continue
             users = list(node.users)
-            last = users[0] if len(users) == 1 and users[0].target in _ACTIVATIONS else node
+            last = users[0] if len(users) == 1 and users[0].target in ACTIVATIONS else node
             output = _GREY_LEVELS if _ends_in_grey(last) else self.activation
             if last is node:
                 node.meta[_KEY] = QuantizationAnnotation(inputs, output, True)
@@ -201,6 +228,74 @@ def _ends_in_grey(node: Node) -> bool:
     return node.target is _aten.hardtanh.default and tuple(node.args[1:3]) == (0.0, 1.0)
 
 
+def calibrate(
+    generator: Generator,
+    ways: Mapping[str, Iterable[str]],
+    cpu: str,
+    keep: Iterable[str],
+    calibration: int,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> tuple[dict[tuple[str, str], Any], dict[tuple[str, str], GraphModule]]:
+    """Prepared graphs by component and way, after `calibration` prompts went through their observers.
+
+    ways: by component, which of OBSERVERS. Also returns the float graphs that they were made of.
+    """
+    prompts = generator.calibration[:calibration] or ("",)
+    few = [
+        generator.tensors(generator.prepare(prompt, seed=i))
+        for i, prompt in enumerate(prompts[:COMPARED_PROMPTS])
+    ]
+    prepared: dict[tuple[str, str], Any] = {}
+    floats: dict[tuple[str, str], GraphModule] = {}
+    for component in generator.components:
+        mine = [
+            k.removeprefix(component.name).removeprefix(".")
+            for k in keep
+            if _within(k, component.name)
+        ]
+        module, example = with_int8_tables(component.module), example_inputs(generator, component)
+        for way in ways[component.name]:
+            graph = export_module(module, example).module()
+            if way in EQUALIZED:
+                fed = [tuple(t[n] for n in component.inputs) for t in few]
+                equalize(graph, fed, EQUALIZED[way])
+            floats[component.name, way] = copy.deepcopy(graph)
+            quantizer = CommonQuantizer(cpu == "portable", mine, OBSERVERS[way])
+            prepared[component.name, way] = prepare_pt2e(graph, quantizer)
+    for i, prompt in enumerate(prompts):
+        tensors = generator.tensors(generator.prepare(prompt, seed=i))
+        for component in generator.components:
+            inputs = tuple(tensors[n] for n in component.inputs)
+            for way in ways[component.name]:
+                with torch.no_grad():
+                    prepared[component.name, way](*inputs)
+        report("calibrate", i + 1, len(prompts))
+    for graph in prepared.values():
+        raise_floors(graph)
+    return prepared, floats
+
+
+def _compared(generator: Generator, calibration: int) -> list[dict[str, Tensor]]:
+    """Float tensors of prompts that were not calibrated on, where the generator lists enough."""
+    prompts = generator.calibration[calibration : calibration + COMPARED_PROMPTS]
+    prompts = prompts or generator.calibration[:COMPARED_PROMPTS] or ("",)
+    return [generator.tensors(generator.prepare(p, seed=500 + i)) for i, p in enumerate(prompts)]
+
+
+def _within(kept: str, component: str) -> bool:
+    return kept.startswith((f"{component}.", f"{component}:"))
+
+
+def layer_name(node: Node) -> str:
+    """A layer's name under the float module: its path; ":" and the node's name for a sum or product.
+
+    Sums and products have no module of their own: they are named after the one that computes them.
+    """
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    return path if node.target in LAYERS[:2] else f"{path}:{node.name}"
+
+
 def quantize(
     generator: Generator,
     *,
@@ -211,59 +306,49 @@ def quantize(
 ) -> Quantized:
     """Calibrates on `calibration` of the generator's prompts, one at a time, and converts.
 
-    keep: names of modules, as "component.module", that stay float. Each component is calibrated
+    keep: names of layers, as "component.module" (or a sum's or product's own name, see layer_name),
+    that stay float. Each component is calibrated
     on what the float components before it give, once for each way to set ranges; the way whose
-    output is nearer to float on the first prompts is taken. report(what, done, total) is called
+    output is nearer to float on prompts that were not calibrated on is taken. report(what, done, total) is called
     on the way.
     """
     keep = tuple(keep)
     examples = {c.name: example_inputs(generator, c) for c in generator.components}
-    prepared: dict[tuple[str, str], Any] = {}
-    for component in generator.components:
-        mine = [k.partition(".")[2] for k in keep if k.startswith(component.name + ".")]
-        module = _with_int8_tables(component.module)
-        for way, observer in OBSERVERS.items():
-            graph = export_module(module, examples[component.name]).module()
-            quantizer = CommonQuantizer(7 if cpu == "portable" else 8, mine, observer)
-            prepared[component.name, way] = prepare_pt2e(graph, quantizer)
-    prompts = generator.calibration[:calibration] or ("",)
-    first: list[dict[str, Tensor]] = []
-    for i, prompt in enumerate(prompts):
-        tensors = generator.tensors(generator.prepare(prompt, seed=i))
-        if i < COMPARED_PROMPTS:
-            first.append(tensors)
-        for component in generator.components:
-            inputs = tuple(tensors[n] for n in component.inputs)
-            for way in OBSERVERS:
-                with torch.no_grad():
-                    prepared[component.name, way](*inputs)
-        report("calibrate", i + 1, len(prompts))
+    everywhere = {c.name: tuple(OBSERVERS) for c in generator.components}
+    prepared, floats = calibrate(generator, everywhere, cpu, keep, calibration, report)
+    first = _compared(generator, calibration)
     programs: dict[str, ExportedProgram] = {}
     modules: dict[str, nn.Module] = {}
     ways: dict[str, str] = {}
+    converted: dict[str, GraphModule] = {}
+    exact: dict[str, GraphModule] = {}
     small = large = 0
+    shapes: dict[str, list[tuple[int, ...]]] = {}
     chained = [{n: t[n] for n in generator.signature.inputs} for t in first]
     for component in generator.components:
         name = component.name
-        for way in OBSERVERS:
-            raise_floors(prepared[name, way])
         graphs = {way: convert_pt2e(prepared[name, way]) for way in OBSERVERS}
         fed = [tuple(t[n] for n in component.inputs) for t in chained]
         for graph in graphs.values():
             if len(component.outputs) == 1:
                 correct_last_bias(graph, fed, [t[component.outputs[0]] for t in first])
+            push_flat_outwards(graph)
         results = {way: _outputs(graph, fed) for way, graph in graphs.items()}
         errors = {way: _error(component, r, first) for way, r in results.items()}
         ways[name] = min(errors, key=lambda way: errors[way])
         for tensors, outputs in zip(chained, results[ways[name]], strict=True):
             tensors |= dict(zip(component.outputs, outputs, strict=True))
+        converted[name] = graphs[ways[name]]
+        exact[name] = floats[name, ways[name]]
         programs[name] = export_module(graphs[ways[name]], examples[name])
         modules[name] = programs[name].module()
-        for tensor in used_tensors(programs[name]).values():
+        used = used_tensors(programs[name]).values()
+        shapes[name] = [tuple(t.shape) for t in used if t.dtype == torch.int8]
+        for tensor in used:
             size = tensor.numel() * tensor.element_size()
             small += size if tensor.dtype == torch.int8 else 0
             large += size if tensor.dtype != torch.int8 else 0
-    return Quantized(programs, modules, ways, small, large)
+    return Quantized(programs, modules, ways, small, large, converted, exact, shapes)
 
 
 def raise_floors(prepared: GraphModule) -> int:

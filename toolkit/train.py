@@ -86,12 +86,15 @@ def run_phase(
     save_seconds: float = 180,
     log_every: int = 100,
     evaluate_every: int = 4000,
+    writes: bool = True,
 ) -> None:
     """Runs `one_step` for each step that is not done yet; returns at once where all are.
 
     state: what one_step changes; saved under `work` every `save_seconds`, at the end and when
     interrupted. one_step returns scalars, whose means are reported and appended to
-    `<name>.jsonl`. Checkpoints are read with weights_only=True.
+    `<name>.jsonl`. Checkpoints are read with weights_only=True. writes: False in all but one of
+    several processes that take the same steps: these read the checkpoint, and neither write nor
+    report.
     """
     work.mkdir(parents=True, exist_ok=True)
     path, log = work / f"{name}.pt", work / f"{name}.jsonl"
@@ -112,6 +115,8 @@ def run_phase(
                 sums[key] = sums.get(key, 0.0) + float(value)
             count += 1
             done = step + 1
+            if not writes:
+                continue
             if done % log_every == 0 or done == steps:
                 row = {k: v / count for k, v in sums.items()}
                 row["seconds"] = time.monotonic() - began
@@ -125,6 +130,8 @@ def run_phase(
                 _save(path, done, state)
                 last_save = time.monotonic()
     except KeyboardInterrupt:
-        _save(path, step, state)
+        if writes:
+            _save(path, step, state)
         raise
-    _save(path, steps, state)
+    if writes:
+        _save(path, steps, state)

@@ -15,11 +15,8 @@ from genedge.runtime.errors import BadInput
 from .options import Debug, Quiet, Threads, artifact_path
 
 
-def _prompts(prompt: str | None, file: Path | None) -> list[str]:
-    if (prompt is None) == (file is None):
-        raise BadInput("give one prompt, or a file of prompts with --file")
-    if file is None:
-        return [prompt or ""]
+def read_prompts(file: Path) -> list[str]:
+    """The lines of a file that are not blank. Raises BadInput where it can not be used."""
     try:
         lines = file.read_bytes().decode("utf-8").splitlines()
     except OSError as problem:
@@ -30,6 +27,12 @@ def _prompts(prompt: str | None, file: Path | None) -> list[str]:
     if not found:
         raise BadInput(f"{file} holds no prompt; write one on each line")
     return found
+
+
+def _prompts(prompt: str | None, file: Path | None) -> list[str]:
+    if (prompt is None) == (file is None):
+        raise BadInput("give one prompt, or a file of prompts with --file")
+    return [prompt or ""] if file is None else read_prompts(file)
 
 
 def _numbered(out: Path | None, prompt: str, seed: int, index: int, total: int) -> Path:

@@ -21,7 +21,11 @@ def export(
     ] = "",
     precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = "int8",
     cpu: Annotated[str, typer.Option(help=f"For int8: {', '.join(CPUS)}.")] = "portable",
-    min_psnr: Annotated[float | None, typer.Option(help="dB; write nothing below it.")] = None,
+    min_psnr: Annotated[
+        float | None,
+        typer.Option(help="dB; int8 keeps layers in float as needed; nothing is written below it."),
+    ] = None,
+    min_ssim: Annotated[float | None, typer.Option(help="Mean SSIM, like --min-psnr.")] = None,
     float_layers: Annotated[
         str, typer.Option(help="component.module names that stay float, by commas.")
     ] = "",
@@ -55,7 +59,8 @@ def export(
             out=out,
             force=force,
             keep=[k.strip() for k in float_layers.split(",") if k.strip()],
-            limits=Limits(psnr=min_psnr),
+            limits=Limits(psnr=min_psnr, ssim=min_ssim),
+            fallback=min_psnr is not None or min_ssim is not None,
             progress=progress,
         )
     if not quiet:
@@ -65,3 +70,12 @@ def export(
                 f"{one.directory}  {size:.2f} MB  PSNR {one.found['psnr']:.1f} dB "
                 f"(worst {one.found['psnr_worst']:.1f})  SSIM {one.found['ssim']:.3f}"
             )
+        if done and done[0].risky:
+            names = ", ".join(done[0].risky[:5]) + (", …" if len(done[0].risky) > 5 else "")
+            print(f"{len(done[0].risky)} layer(s) can overflow on x86 without VNNI: {names}")
+        if done and done[0].kept and not float_layers:
+            cost = done[0].kept_bytes
+            print(
+                f"kept {len(done[0].kept)} layer(s) in float, {cost:,} bytes of weights; again with:"
+            )
+            print(f"  --float-layers {','.join(done[0].kept)}")

@@ -1,0 +1,74 @@
+"""Reads an OpenVINO component: its constants, and the graph that the CPU plugin runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from .inspect import Inspected, Operator, Stored
+
+_MOVES: tuple[str, ...] = (
+    "Reshape",
+    "Transpose",
+    "DepthToSpace",
+    "Gather",
+    "Concatenation",
+    "Split",
+    "StridedSlice",
+)
+_MOVES += ("ShuffleChannels", "Squeeze", "Unsqueeze", "Broadcast")
+_CONVERTS = ("Reorder", "Convert", "FakeQuantize")
+_NO_WORK = ("Input", "Output", "Const")
+# Names of the steps of a conversion between int8 and float, inside an operator that was fused.
+_STEP = re.compile(r"quantize|^(Convert|Subtract|Multiply)_\d+$|/sink_port|^$")
+
+
+def read(path: Path, component: str) -> Inspected:
+    """Operators are those of the compiled model on this CPU, with float32 as its float."""
+    os.environ.setdefault("OPENVINO_TELEMETRY", "0")
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    stored = []
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Constant":
+            dtype = node.get_element_type().to_dtype()
+            shape = tuple(node.get_output_shape(0))
+            size = dtype.itemsize
+            for n in shape:
+                size *= n
+            stored.append(Stored(node.get_friendly_name(), str(dtype), shape, size))
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    operators = []
+    constants: set[str] = set()
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        about = {k: v.astype(str) for k, v in node.get_rt_info().items()}
+        kind, name = about.get("layerType", ""), node.get_friendly_name()
+        before = [i.get_source_output().get_node().get_friendly_name() for i in node.inputs()]
+        reads = tuple(n for n in before if n not in constants)
+        if kind == "Const" or (not reads and kind != "Input"):
+            constants.add(name)
+            continue
+        if kind in _NO_WORK:
+            continue
+        fused = about.get("originalLayersNames", "").split(",")
+        computes = "float"
+        if kind in _CONVERTS or all(_STEP.search(n) for n in fused):
+            computes = "convert"
+        elif kind in _MOVES:
+            computes = "move"
+        elif about.get("runtimePrecision", "") in ("i8", "u8"):
+            computes = "int8"
+        if computes == "float" and about.get("outputPrecisions", "") in ("i8", "u8"):
+            # Arithmetic in float, quantized as it is written: its neighbours behind read int8.
+            operators.append(Operator(name, kind, "CPU", "float", reads, (f"{name}:float",)))
+            operators.append(
+                Operator(
+                    f"{name}:quantize", "Quantize", "CPU", "convert", (f"{name}:float",), (name,)
+                )
+            )
+            continue
+        operators.append(Operator(name, kind, "CPU", computes, reads, (name,)))
+    return Inspected(component, tuple(stored), tuple(operators), 1)

@@ -1,0 +1,274 @@
+"""A student comes to draw what its teacher draws, and does so again from any step on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import kinds
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import Image, Text, tiny
+from torch import nn
+
+from genedge.runtime.errors import BadInput
+from genedge.toolkit import distill as distillation
+from genedge.toolkit import losses
+from genedge.toolkit.distill import distill, student_of
+from genedge.toolkit.drawings import batch_of, psnr_to
+from genedge.toolkit.features import Projections, matched
+from genedge.toolkit.generator import resolve
+from genedge.toolkit.prune import prune
+
+
+def fresh() -> dict[str, nn.Module]:
+    torch.manual_seed(5)
+    return {"text": Text(), "image": Image()}
+
+
+def wrong() -> dict[str, nn.Module]:
+    return {"text": Text()}
+
+
+def learned(tmp_path, student=None, teacher=None, **options):
+    teacher = teacher or kinds.norms()
+    student = student or prune(teacher, ratio=0.5, prompts=4)
+    options = {"steps": 60, "batch": 8, "rate": 2e-3} | options
+    made = distill(teacher, student, work=tmp_path, **options)
+    return psnr_to(teacher, student), psnr_to(teacher, made), made
+
+
+@pytest.mark.parametrize("make", [kinds.norms, kinds.transposed])
+def test_a_pruned_generator_recovers(make, tmp_path):
+    teacher = make()
+    before, after, made = learned(tmp_path, teacher=teacher)
+    assert after > before + 3
+    assert [row["pass"] for row in made.history] == ["prune", "distill"]
+    assert all(not c.module.training for c in made.components)
+
+
+@pytest.mark.parametrize("name", ["output", "features", "bands", "relations", "adversarial"])
+def test_each_loss_alone_teaches(name, tmp_path):
+    weights = dict.fromkeys(losses.WEIGHTS, 0.0) | {name: 1.0}
+    _before, _, made = learned(tmp_path, losses=weights, steps=40)
+    assert made.components[0].module.conv1.weight.isfinite().all()
+    rows = [json.loads(r) for r in (tmp_path / "distill.jsonl").read_text().splitlines()]
+    assert set(rows[-1]) == {"step", "seconds", "loss", name}
+
+
+def test_the_student_starts_from_nothing_by_a_constructor(tmp_path):
+    teacher = tiny()
+    student = student_of("test_distill:fresh", teacher)
+    before = psnr_to(teacher, student)
+    made = distill(teacher, student, work=tmp_path, steps=150, batch=8, rate=3e-3)
+    assert psnr_to(teacher, made) > before + 3
+    assert made.constructor == "test_distill:fresh"
+
+
+def test_only_the_named_components_learn(tmp_path):
+    teacher = tiny()
+    student = student_of("test_distill:fresh", teacher)
+    made = distill(teacher, student, work=tmp_path, steps=3, batch=4, components=["image"])
+    same = [
+        all(
+            torch.equal(p, q)
+            for p, q in zip(a.module.parameters(), b.module.parameters(), strict=True)
+        )
+        for a, b in zip(student.components, made.components, strict=True)
+    ]
+    assert same == [True, False]
+
+
+def test_an_interrupted_distillation_ends_where_the_whole_one_does(tmp_path, monkeypatch):
+    weights = dict.fromkeys(losses.WEIGHTS, 1.0)
+    _, _, whole = learned(tmp_path / "a", steps=10, losses=weights)
+    step, calls = distillation._Run.step, []
+
+    def stop(self, at):
+        calls.append(at)
+        if at == 6 and len(calls) == 7:
+            raise KeyboardInterrupt
+        return step(self, at)
+
+    monkeypatch.setattr(distillation._Run, "step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        learned(tmp_path / "b", steps=10, losses=weights)
+    _, _, resumed = learned(tmp_path / "b", steps=10, losses=weights)
+    assert calls[6:9] == [6, 6, 7]
+    assert resumed.hash() == whole.hash()
+
+
+def test_another_seed_gives_other_drawings_and_the_same_seed_the_same():
+    teacher = kinds.norms()
+    one, same, other = (batch_of(teacher, teacher.calibration, seed, 3, 4) for seed in (0, 0, 1))
+    assert all((a["code"] == b["code"]).all() for a, b in zip(one, same, strict=True))
+    assert any((a["code"] != b["code"]).any() for a, b in zip(one, other, strict=True))
+
+
+def test_golden_prompts_are_never_learned_from(tmp_path, monkeypatch):
+    teacher, seen = tiny(), set()
+    real = distillation.batch_of
+
+    def watch(teacher, prompts, *rest):
+        seen.update(prompts)
+        return real(teacher, prompts, *rest)
+
+    monkeypatch.setattr(distillation, "batch_of", watch)
+    distill(teacher, tiny(), work=tmp_path, steps=1, batch=2, prompts=[teacher.golden[0], "new"])
+    assert "new" in seen
+    assert not seen & set(teacher.golden)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"losses": {"luck": 1.0}}, "loss 'luck' is unknown"),
+        ({"losses": {"output": -1.0}}, "use 0 or more"),
+        ({"losses": {"output": float("nan")}}, "use 0 or more"),
+        ({"losses": dict.fromkeys(losses.WEIGHTS, 0.0)}, "nothing to learn"),
+        ({"components": ["sound"]}, "component 'sound' is unknown"),
+        ({"student": kinds.transposed()}, "takes other inputs"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options, message, tmp_path):
+    student = options.pop("student", kinds.norms())
+    with pytest.raises(BadInput, match=message):
+        distill(kinds.norms(), student, work=tmp_path, steps=1, **options)
+
+
+def test_a_constructor_without_a_component_is_refused():
+    with pytest.raises(BadInput, match="makes no component 'image'"):
+        student_of("test_distill:wrong", tiny())
+
+
+def test_checkpoints_of_other_settings_are_not_gone_on_with(tmp_path):
+    learned(tmp_path, steps=2)
+    with pytest.raises(BadInput, match="a run with other settings"):
+        learned(tmp_path, steps=3)
+
+
+@given(st.integers(1, 3), st.integers(0, 2**31 - 1))
+def test_haar_keeps_the_energy_and_flat_pictures_have_no_high_band(levels, seed):
+    x = torch.randn(2, 3, 8, 16, generator=torch.Generator().manual_seed(seed))
+    low, high = losses.haar(x)
+    total = low.square().sum() + high.square().sum()
+    assert torch.isclose(total, x.square().sum(), rtol=1e-4)
+    flat = torch.full((1, 3, 8, 8), 0.7)
+    assert losses.haar(flat)[1].abs().max() < 1e-6
+    assert losses.band_loss(x, x, levels) == 0
+    assert losses.band_loss(x + 5, x, levels) < 1e-5
+    assert losses.band_loss(-x, x, levels) > 0
+
+
+def test_relations_see_a_collapse_that_the_mean_does_not():
+    x = torch.randn(6, 3, 16, 16)
+    assert losses.relation_loss(x, x) == 0
+    assert losses.relation_loss(3 * x + 1, x) < 1e-6
+    assert losses.relation_loss(x[:1].repeat(6, 1, 1, 1) + 0.01 * x.flip(0) ** 3, x) > 1e-4
+    assert losses.relation_loss(x[:1], x[:1]) == 0
+
+
+def test_layers_are_matched_by_name_and_projected_where_channels_differ():
+    teacher = {
+        "c.a": torch.randn(4, 8, 5, 5),
+        "c.b": torch.randn(4, 6),
+        "d.x": torch.randn(4, 8, 2, 2),
+    }
+    student = {
+        "c.a": torch.randn(4, 4, 5, 5),
+        "c.b": torch.randn(4, 6),
+        "d.y": torch.randn(4, 2, 2, 2),
+    }
+    pairs = matched(teacher, student)
+    assert [(p.teacher, p.student) for p in pairs] == [
+        ("c.a", "c.a"),
+        ("c.b", "c.b"),
+        ("d.x", "d.y"),
+    ]
+    projections = Projections(pairs, teacher, student)
+    assert sorted(projections.layers) == ["0", "2"]
+    for s, t, _ in projections(teacher, student):
+        assert s.shape == t.shape
+
+
+def test_a_projection_starts_as_the_best_one():
+    s = torch.randn(4, 4, 9, 9)
+    mix = torch.randn(8, 4)
+    t = torch.einsum("oc,bchw->bohw", mix, s) + 2
+    projections = Projections(matched({"c.a": t}, {"c.a": s}), {"c.a": t}, {"c.a": s})
+    ((mine, theirs, _),) = projections({"c.a": t}, {"c.a": s})
+    assert (mine - theirs).abs().mean() < 1e-2
+
+
+def command(*words, launch=()):
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *launch, "-m", "genedge.toolkit.cli", *map(str, words)],
+        capture_output=True, text=True, env=env,
+    )  # fmt: skip
+
+
+def test_the_verbs_prune_then_distill(tmp_path):
+    done = command(
+        "prune", "kinds:norms", "--ratio", "0.5", "--recover", "20", "--batch", "4",
+        "--out", tmp_path / "small",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "image.entry: left alone: the first convolution" in done.stdout
+    assert "dB after recovery" in done.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small"]
+    done = command(
+        "distill", "kinds:norms", "--student", f"kinds:norms@{tmp_path / 'small'}", "--steps", "5",
+        "--batch", "4", "--tensorboard", tmp_path / "log", "--json", "--out", tmp_path / "better",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 5
+    assert list((tmp_path / "log").iterdir())
+    assert resolve(f"kinds:norms@{tmp_path / 'better'}").history[-1]["pass"] == "distill"
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path):
+    pytest.importorskip("accelerate")
+    words = [
+        "distill", "tiny:other", "--student", "test_distill:fresh", "--steps", "8", "--batch", "4",
+        "--loss", "relations=0", "--out",
+    ]  # fmt: skip
+    launch = (
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes",
+        "2", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+    )  # fmt: skip
+    for name, start in (("one", ()), ("two", launch)):
+        done = command(*words, tmp_path / name, launch=start)
+        assert done.returncode == 0, done.stderr
+    one, two = (resolve(f"test_distill:fresh@{tmp_path / n}") for n in ("one", "two"))
+    before = student_of("test_distill:fresh", one)
+    was, alone, shared = (
+        torch.cat([p.detach().flatten() for c in g.components for p in c.module.parameters()])
+        for g in (before, one, two)
+    )
+    # Sums are added in another order, and Adam makes much of the least gradients.
+    assert (shared - alone).norm() < 0.02 * (alone - was).norm()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prune", "kinds:norms"], "give one of"),
+        (["prune", "kinds:norms", "--ratio", "2"], "out of range"),
+        (["prune", "kinds:norms", "--target-macs", "5"], "out of reach"),
+        (["prune", "kinds:norms", "--ratio", "0.5", "--loss", "bands"], "write NAME=WEIGHT"),
+        (["prune", "kinds:norms", "--ratio", "0.5", "--prompts", "none.txt"], "can not be read"),
+        (["distill", "kinds:norms"], "--student"),
+        (["distill", "kinds:norms", "--student", "kinds:transposed"], "takes other inputs"),
+    ],
+    ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "",
+)
+def test_the_verbs_refuse_in_one_line(words, message, tmp_path):
+    done = command(*words, "--quiet", "--out", tmp_path / "x")
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,88 @@
+"""Operators that tools of this kind have drawn wrongly: each on three targets, in float and int8."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+from genedge.recipes import TARGETS, Names, Options
+from genedge.runtime import artifact as artifacts
+from genedge.runtime.metrics import sqnr
+from genedge.toolkit.programs import export_module
+from genedge.toolkit.quantize import CommonQuantizer
+
+
+class Around(nn.Module):
+    """The operator between two convolutions, so that int8 reaches it and leaves it."""
+
+    def __init__(self, inner, after):
+        super().__init__()
+        self.before, self.inner = nn.Conv2d(4, 36, 3, padding=1), inner
+        self.after = nn.Conv2d(after, 4, 1)
+
+    def forward(self, x):
+        return self.after(self.inner(torch.relu(self.before(x))))
+
+
+class SplitConcat(nn.Module):
+    def forward(self, x):
+        a, b = torch.chunk(x, 2, 1)
+        return torch.cat([b, torch.relu(a)], 1)
+
+
+def transposed(groups, output_padding, norm=False):
+    layer = nn.ConvTranspose2d(
+        36, 16, 3, stride=2, padding=1, output_padding=output_padding, groups=groups
+    )
+    if not norm:
+        return layer
+    batch = nn.BatchNorm2d(16)
+    with torch.no_grad():
+        batch.running_mean.normal_()
+        batch.running_var.uniform_(0.5, 2)
+    return nn.Sequential(layer, batch)
+
+
+CASES = {
+    "transposed": lambda: (transposed(1, 0), 16),
+    "transposed, output padding": lambda: (transposed(1, 1), 16),
+    "transposed, groups": lambda: (transposed(2, 1), 16),
+    "transposed, batch norm": lambda: (transposed(1, 1, True), 16),
+    "pixel shuffle 2": lambda: (nn.PixelShuffle(2), 9),
+    "pixel shuffle 3": lambda: (nn.PixelShuffle(3), 4),
+    "split and concatenation": lambda: (SplitConcat(), 36),
+    "PReLU": lambda: (nn.PReLU(36), 36),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("case", CASES)
+def test_an_operator_gives_what_float_gives(case, precision, target, tmp_path):
+    torch.manual_seed(0)
+    inner, channels = CASES[case]()
+    module = Around(inner, channels).eval()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "inner" in name and parameter.dim() == 1 and parameter.numel() == 36:
+                parameter.uniform_(0, 0.5)
+    x = torch.randn(1, 4, 6, 6)
+    wanted = module(x).detach().numpy()
+    program = export_module(module, (x,))
+    if precision == "int8":
+        prepared = prepare_pt2e(program.module(), CommonQuantizer(portable=True))
+        prepared(x)
+        program = export_module(convert_pt2e(prepared), (x,))
+    names = Names(("x",), ("y",))
+    recipe = importlib.import_module(f"genedge.recipes.{target}")
+    files = recipe.export({"part": program}, tmp_path, Options(precision, {"part": names}))["part"]
+    stored = tuple(artifacts.stored(f) for f in files)
+    about = artifacts.Component("part", names.inputs, names.outputs, stored)
+    run = importlib.import_module(f"genedge.runtime.run_{target}").load(tmp_path, about, 1)
+    drawn = run({"x": x.numpy()})["y"]
+    assert drawn.shape == wanted.shape
+    assert sqnr(drawn, wanted) >= {"fp32": 80, "int8": 28}[precision]
+    assert abs(float(np.mean(drawn - wanted))) <= 0.05 * float(np.std(wanted))

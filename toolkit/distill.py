@@ -1,0 +1,319 @@
+"""Distillation without pictures: the teacher draws, and the student learns to draw the same."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genedge.runtime.errors import BadInput, MissingProgram
+
+from . import losses as measures
+from .drawings import Named, batch_of, check_batches, drawn, stacked
+from .features import Projections, Taps, matched
+from .generator import Generator, modules_of, named, resolve
+from .processes import Processes, launched
+from .train import Average, Report, falling, run_phase, set_rates
+
+WARM = 0.1  # of the steps: Adam's first ones undo what a pruned student still knows
+
+
+def student_of(model: str, teacher: Generator) -> Generator:
+    """The student that MODEL names: as `resolve`, and package.module:function may also return
+    untrained modules by the names of the teacher's components. Raises BadInput."""
+    if ":" in model and "@" not in model:
+        made = named(model)()
+        if isinstance(made, Generator):
+            return made if made.constructor else replace(made, constructor=model)
+        modules = modules_of(made, model)
+        missing = [c.name for c in teacher.components if c.name not in modules]
+        if missing:
+            raise BadInput(f"{model} makes no component {missing[0]!r}; the teacher has one")
+        fresh = tuple(replace(c, module=modules[c.name], kept={}) for c in teacher.components)
+        return replace(teacher, components=fresh, constructor=model, history=())
+    return resolve(model)
+
+
+def _check(teacher: Generator, student: Generator, weights: Mapping[str, float]) -> None:
+    for name in weights:
+        if name not in measures.WEIGHTS:
+            known = ", ".join(measures.WEIGHTS)
+            raise BadInput(f"loss {name!r} is unknown; known: {known}")
+        if not 0 <= weights[name] < 1e6:
+            raise BadInput(f"the weight of loss {name} is {weights[name]:g}; use 0 or more")
+    if not any(weights.values()):
+        raise BadInput("every loss has the weight 0; there is nothing to learn from")
+    a, b = teacher.signature, student.signature
+    same = {k: (s.dtype, s.shape) for k, s in a.inputs.items()}
+    if same != {k: (s.dtype, s.shape) for k, s in b.inputs.items()}:
+        raise BadInput(f"{student.name} takes other inputs than {teacher.name}; they must agree")
+    if a.output.shape != b.output.shape:
+        raise BadInput(
+            f"{student.name} draws {list(b.output.shape)}, {teacher.name} {list(a.output.shape)}"
+        )
+
+
+def _remember(work: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses to go on with checkpoints of other settings."""
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "settings.json"
+    text = json.dumps(settings, sort_keys=True)
+    if path.exists() and path.read_text() != text:
+        raise BadInput(f"{work} holds a run with other settings; remove it, or name another --work")
+    path.write_text(text)
+
+
+def _writer(folder: Path | None) -> Any:
+    if folder is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingProgram(
+            "tensorboard is not installed; run: pip install 'genedge[distill]'"
+        ) from None
+    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+
+def distill(
+    teacher: Generator,
+    student: Generator,
+    *,
+    work: Path,
+    prompts: Sequence[str] = (),
+    steps: int = 2000,
+    batch: int = 16,
+    rate: float = 1e-3,
+    losses: Mapping[str, float] | None = None,
+    components: Sequence[str] = (),
+    seed: int = 0,
+    tensorboard: Path | None = None,
+    report: Report = lambda what, done, total, row: None,
+) -> Generator:
+    """The student after `steps` of learning from the teacher's own drawings.
+
+    prompts: added to the teacher's calibration prompts; golden prompts are never drawn. batch:
+    pictures of a step, over all processes. rate: Adam's. losses: weights that replace those of
+    losses.WEIGHTS. components: names of those that learn; all where empty. work: checkpoints, gone
+    on with where they are. Runs as it is under `accelerate launch`.
+
+    The result has the exponential moving average of the weights. Raises BadInput where the two do
+    not fit, MissingProgram.
+    """
+    weights = measures.WEIGHTS | dict(losses or {})
+    _check(teacher, student, weights)
+    pool = tuple(dict.fromkeys((*teacher.calibration, *prompts)))
+    pool = tuple(p for p in pool if p not in teacher.golden) or ("a picture",)
+    names = [c.name for c in student.components]
+    if unknown := [c for c in components if c not in names]:
+        raise BadInput(f"component {unknown[0]!r} is unknown; known: {', '.join(names)}")
+    processes = launched()
+    if batch % processes.count:
+        raise BadInput(f"a batch of {batch} can not be shared by {processes.count} processes")
+    if batch // processes.count > 1:
+        feeds = batch_of(teacher, pool, seed, 0, 2)
+        check_batches(teacher, feeds)
+        check_batches(student, feeds)
+    settings = {
+        "teacher": teacher.hash(),
+        "student": student.hash(),
+        "prompts": len(pool),
+        "steps": steps,
+        "batch": batch,
+        "rate": rate,
+        "losses": weights,
+        "components": sorted(components),
+        "seed": seed,
+    }
+    if processes.index == 0:
+        _remember(work, settings)
+    learned = copy.deepcopy(student)
+    run = _Run(copy.deepcopy(teacher), learned, pool, weights, components, batch, seed, processes)
+    writer = _writer(tensorboard) if processes.index == 0 else None
+
+    def tell(what: str, done: int, total: int, row: Mapping[str, float]) -> None:
+        report(what, done, total, row)
+        if writer is not None:
+            for key, value in row.items():
+                writer.add_scalar(key, value, done)
+
+    def one_step(step: int) -> Mapping[str, Tensor]:
+        warm = min(1.0, (step + 1) / (WARM * steps))
+        set_rates(run.optimizer, rate * warm * falling(step, steps))
+        return run.step(step)
+
+    try:
+        run_phase(
+            "distill", work, steps, run.state(), one_step, tell, log_every=50,
+            writes=processes.index == 0,
+        )  # fmt: skip
+    finally:
+        run.close()
+        if writer is not None:
+            writer.close()
+    note = {"pass": "distill", **settings, "losses": {k: v for k, v in weights.items() if v}}
+    made = tuple(
+        replace(c, module=m) for c, m in zip(student.components, run.averaged(), strict=True)
+    )
+    return replace(
+        student,
+        components=made,
+        tokenizer=teacher.tokenizer,
+        tokenizer_json=teacher.tokenizer_json,
+        calibration=teacher.calibration,
+        golden=teacher.golden,
+        history=(*student.history, note),
+    )
+
+
+class _Run:
+    """What changes from step to step."""
+
+    def __init__(
+        self,
+        teacher: Generator,
+        student: Generator,
+        prompts: Sequence[str],
+        weights: Mapping[str, float],
+        components: Sequence[str],
+        batch: int,
+        seed: int,
+        processes: Processes,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.teacher, self.student, self.prompts = teacher, student, prompts
+        self.weights = {k: v for k, v in weights.items() if v}
+        self.batch, self.seed, self.processes = batch, seed, processes
+        self.output = teacher.signature.output_name
+        self.picture = teacher.signature.output
+        self.learning = [c for c in student.components if not components or c.name in components]
+        for c in (*teacher.components, *student.components):
+            c.module.to(processes.device).eval().requires_grad_(False)
+        self.model = nn.ModuleDict({c.name: c.module for c in self.learning})
+        self.model.requires_grad_(True)
+        self.projections, self.critic = nn.ModuleList(), nn.ModuleList()
+        self.taps = Taps(), Taps()
+        if "features" in self.weights:
+            self._match()
+        if "adversarial" in self.weights:
+            if len(self.picture.shape) != 4 or min(self.picture.shape[2:]) < 8:
+                raise BadInput("the adversarial loss needs pictures of at least 8×8")
+            self.critic.append(measures.Critic(self.picture.shape[1]).to(processes.device))
+        self.model.train()
+        self.trained = [*self.model.parameters(), *self.projections.parameters()]
+        self.optimizer = torch.optim.Adam(
+            [{"params": self.trained, "base": 1.0}], betas=(0.9, 0.99)
+        )
+        self.critic_optimizer = torch.optim.Adam(
+            self.critic.parameters() if self.critic else [nn.Parameter(torch.zeros(1))],
+            2e-4,
+            betas=(0.0, 0.99),
+        )
+        self.average = Average(self._averageable())
+
+    def _averageable(self) -> Named:
+        return {k: v for k, v in self.model.state_dict().items() if v.is_floating_point()}
+
+    def _match(self) -> None:
+        """Finds pairs of layers and fits their projections, on the whole batch in every process."""
+        names = [c.name for c in self.learning]
+        for taps, generator in zip(self.taps, (self.teacher, self.student), strict=True):
+            for c in generator.components:
+                if c.name in names:
+                    taps.listen(c.name, c.module)
+        feeds = batch_of(self.teacher, self.prompts, self.seed, 0, self.batch)
+        inputs = stacked(feeds if self.batch > 1 else feeds[:1], self.processes.device)
+        with torch.no_grad():
+            if self.batch // self.processes.count > 1 or self.batch == 1:
+                drawn(self.teacher.components, inputs)
+                drawn(self.student.components, inputs)
+            else:
+                first = {k: v[:1] for k, v in inputs.items()}
+                drawn(self.teacher.components, first)
+                drawn(self.student.components, first)
+        seen = self.taps[0].seen, self.taps[1].seen
+        pairs = matched(*seen)
+        self.close()
+        if not pairs:
+            raise BadInput(
+                "teacher and student share no layer of the same size; use --loss features=0"
+            )
+        self.projections.append(Projections(pairs, *seen).to(self.processes.device))
+        for i, generator in enumerate((self.teacher, self.student)):
+            self.taps[i].seen.clear()
+            for c in generator.components:
+                wanted = [(p.teacher, p.student)[i] for p in pairs]
+                mine = [w.partition(".")[2] for w in wanted if w.partition(".")[0] == c.name]
+                self.taps[i].listen(c.name, c.module, mine)
+
+    def _compared(self, teacher: Named, student: Named) -> Named:
+        t, s = teacher[self.output], student[self.output]
+        scale = 1 / max(1e-6, self.picture.high - self.picture.low)  # a range of 1, as grey levels
+        found: Named = {}
+        for name in self.weights:
+            if name == "output":
+                found[name] = measures.output_loss(s * scale, t * scale)
+            elif name == "bands":
+                found[name] = measures.band_loss(s * scale, t * scale)
+            elif name == "relations":
+                found[name] = measures.relation_loss(s, t)
+            elif name == "adversarial":
+                found[name] = measures.adversarial_loss(self.critic[0], s * scale)  # type: ignore[arg-type]
+            else:
+                found[name] = measures.feature_loss(
+                    self.projections[0](self.taps[0].seen, self.taps[1].seen)
+                )
+        return found
+
+    def step(self, step: int) -> Mapping[str, Tensor]:
+        """One step; returns each loss, and their weighted sum as "loss"."""
+        feeds = batch_of(self.teacher, self.prompts, self.seed, step + 1, self.batch)
+        mine = [feeds[i] for i in self.processes.share(self.batch)]
+        inputs = stacked(mine, self.processes.device)
+        with torch.no_grad():
+            taught = drawn(self.teacher.components, inputs)
+        student = drawn(self.student.components, inputs)
+        found = self._compared(taught, student)
+        total = torch.stack([self.weights[k] * v for k, v in found.items()]).sum()
+        self.optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        self.processes.average_gradients(self.trained)
+        self.optimizer.step()
+        self.average.update(self._averageable())
+        if self.critic:
+            t, s = taught[self.output], student[self.output]
+            self.critic_optimizer.zero_grad()
+            scale = 1 / max(1e-6, self.picture.high - self.picture.low)
+            measures.critic_loss(self.critic[0], s * scale, t * scale, step % 8 == 0).backward()  # type: ignore
+            self.processes.average_gradients(self.critic.parameters())
+            self.critic_optimizer.step()
+        row = {**{k: v.detach() for k, v in found.items()}, "loss": total.detach()}
+        if self.processes.count > 1:
+            row = {k: self.processes.mean(v) for k, v in row.items()}
+        return row
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "student": self.model,
+            "optimizer": self.optimizer,
+            "average": self.average,
+            "projections": self.projections,
+            "critic": self.critic,
+            "critic_optimizer": self.critic_optimizer,
+        }
+
+    def averaged(self) -> list[nn.Module]:
+        """Modules of all components of the student, on the CPU, with averaged weights."""
+        self.model.load_state_dict(self.average.tensors, strict=False)
+        return [c.module.cpu().eval().requires_grad_(True) for c in self.student.components]
+
+    def close(self) -> None:
+        for taps in self.taps:
+            taps.close()
+            taps.handles.clear()

@@ -1,0 +1,208 @@
+"""Which few layers to keep in float, so that the int8 picture comes as near as was asked.
+
+Layers are tried in the calibrated graph by switching their grids off, ranked by what that does for
+the picture for each byte that float costs, and taken until the simulation holds the limit. A tensor
+stays on its grid while an int8 layer writes or reads it, so a layer is tried alone and together with
+the layers that read it: an outlier between two layers needs both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from genedge.runtime.errors import LimitMissed
+from genedge.runtime.metrics import picture_psnr, picture_ssim
+from genedge.runtime.picture import to_pixels
+
+from .generator import Generator, golden_seed
+from .grids import Grid, with_grids
+from .quantize import ACTIVATIONS, LAYERS, Quantized, calibrate, layer_name, quantize, simulated
+from .taps import full_name
+
+RANK_PROMPTS = 8
+MOST = 12  # rounds of growing; a generator that needs more is better left float
+_FIXED_COST = 2000  # bytes: a sum in float costs none, and still breaks a chain of int8
+_MARGIN = 0.25  # dB, SSIM/100: targets round a little differently from the simulation
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Layers kept float, the bytes of their weights in float32, and what the simulation reaches."""
+
+    layers: tuple[str, ...]
+    bytes: int
+    psnr: float
+    ssim: float
+    quantized: Quantized
+
+
+@dataclass
+class _Graph:
+    """A calibrated graph with grids, and which layers stand at each grid."""
+
+    graph: GraphModule
+    around: dict[str, set[str]]
+    weights: dict[str, int]
+    readers: dict[str, set[str]]
+    grids: dict[str, Grid]
+
+
+def _layer_of(node: Node, component: str) -> str | None:
+    """The layer that a node belongs to: an activation to what it ends; None for moves and inputs."""
+    if node.target in ACTIVATIONS and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return full_name(component, layer_name(node)) if node.target in LAYERS else None
+
+
+def _ends(node: Node, forward: bool, component: str) -> set[str]:
+    """Layers reached from a node through grids and moves, readers or writers."""
+    found: set[str] = set()
+    for other in node.users if forward else node.all_input_nodes:
+        name = _layer_of(other, component)
+        if name is not None:
+            found.add(name)
+        elif other.op in ("call_module", "call_function"):
+            found |= _ends(other, forward, component)
+    return found
+
+
+def _prepared(prepared: GraphModule, component: str) -> _Graph:
+    grids = with_grids(prepared)
+    by_grid = {id(g): name for name, g in grids.items()}
+    around: dict[str, set[str]] = {name: set() for name in grids}
+    weights: dict[str, int] = {}
+    readers: dict[str, set[str]] = {}
+    for node in prepared.graph.nodes:
+        if node.op == "call_module" and isinstance(prepared.get_submodule(str(node.target)), Grid):
+            grid = by_grid[id(prepared.get_submodule(str(node.target)))]
+            source = node.args[0]
+            around[grid] |= _ends(node, True, component)
+            writer = _layer_of(source, component)
+            around[grid] |= {writer} if writer else _ends(node, False, component)
+            if source.op == "get_attr":
+                size = prepared.get_parameter(str(source.target)).numel() * 4
+                for layer in _ends(node, True, component):
+                    weights[layer] = weights.get(layer, 0) + size
+        elif (name := _layer_of(node, component)) is not None:
+            readers.setdefault(name, set()).update(_ends(node, True, component) - {name})
+    return _Graph(prepared, around, weights, readers, grids)
+
+
+def keep_float(
+    generator: Generator,
+    *,
+    psnr: float | None = None,
+    ssim: float | None = None,
+    cpu: str = "portable",
+    keep: Sequence[str] = (),
+    calibration: int = 128,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Choice:
+    """Quantizes with as few layers in float as the limits need; `keep` stays float anyway.
+
+    psnr: dB, mean over golden prompts, of the simulation; ssim: mean. Raises LimitMissed where even
+    MOST rounds do not reach them: the message says how far they came.
+    """
+    kept = tuple(keep)
+    quantized = quantize(generator, cpu=cpu, keep=kept, calibration=calibration, report=report)
+    score = _score(generator, simulated(generator, quantized))
+    if _holds(score, psnr, ssim):
+        return Choice(kept, 0, *score, quantized)
+    ways = {name: (way,) for name, way in quantized.ranges.items()}
+    prepared, _ = calibrate(generator, ways, cpu, kept, calibration, report)
+    graphs = {name: _prepared(graph, name) for (name, _), graph in prepared.items()}
+    weights = {k: v for g in graphs.values() for k, v in g.weights.items()}
+    units = _units(graphs)
+    feeds = [
+        generator.tensors(generator.prepare(p, seed=i))
+        for i, p in enumerate(generator.calibration[:RANK_PROMPTS])
+    ]
+    chosen: set[str] = set()
+    for step in range(MOST):
+        before = _error(generator, graphs, chosen, feeds)
+        ranked = []
+        for i, unit in enumerate(units):
+            if not unit <= chosen:
+                gain = before - _error(generator, graphs, chosen | unit, feeds)
+                cost = _FIXED_COST + sum(weights.get(name, 0) for name in unit - chosen)
+                ranked.append((gain / cost, unit))
+            report(f"layers to keep float, round {step + 1}", i + 1, len(units))
+        if not ranked:
+            break
+        chosen |= max(ranked, key=lambda r: r[0])[1]
+        kept = (*keep, *sorted(chosen))
+        quantized = quantize(generator, cpu=cpu, keep=kept, calibration=calibration, report=report)
+        score = _score(generator, simulated(generator, quantized))
+        if _holds(score, psnr, ssim):
+            return Choice(kept, sum(weights.get(n, 0) for n in chosen), *score, quantized)
+    raise LimitMissed(
+        f"the limit can not be met: with {len(chosen)} layers in float PSNR is {score[0]:.1f} dB and "
+        f"SSIM {score[1]:.3f}; use --precision fp16 or fp32, or a lower limit (nothing was written)"
+    )
+
+
+def _units(graphs: dict[str, _Graph]) -> list[set[str]]:
+    """Each layer alone, with its readers, and with everything that shares its tensors."""
+    found: list[set[str]] = []
+    for graph in graphs.values():
+        for name in sorted(set().union(*graph.around.values())):
+            readers = graph.readers.get(name, set())
+            writers = {w for w, r in graph.readers.items() if r & readers}
+            both = {name} | readers | writers
+            for unit in (
+                {name},
+                {name} | readers,
+                both,
+                both | {x for r in readers for x in graph.readers.get(r, ())},
+            ):
+                if unit not in found:
+                    found.append(unit)
+    return found
+
+
+def _holds(score: tuple[float, float], psnr: float | None, ssim: float | None) -> bool:
+    good = psnr is None or score[0] >= psnr + _MARGIN
+    return good and (ssim is None or score[1] >= min(1.0, ssim + _MARGIN / 100))
+
+
+@torch.no_grad()
+def _error(
+    generator: Generator,
+    graphs: dict[str, _Graph],
+    floats: set[str],
+    feeds: list[dict[str, Tensor]],
+) -> float:
+    """Mean of the logarithm (in dB) of the output's squared error, with these layers in float."""
+    for graph in graphs.values():
+        for name, grid in graph.grids.items():
+            grid.on = not graph.around[name] <= floats or not graph.around[name]
+    total = 0.0
+    for tensors in feeds:
+        named: dict[str, Any] = {n: tensors[n] for n in generator.signature.inputs}
+        for component in generator.components:
+            results = graphs[component.name].graph(*(named[n] for n in component.inputs))
+            results = results if isinstance(results, tuple) else (results,)
+            named |= dict(zip(component.outputs, results, strict=True))
+        name = generator.signature.output_name
+        total += 10 * float(torch.log10((named[name] - tensors[name]).square().mean() + 1e-9))
+    return total / len(feeds)
+
+
+def _score(generator: Generator, simulation: Generator) -> tuple[float, float]:
+    """Mean PSNR and SSIM over the golden prompts."""
+    rows = []
+    for i, prompt in enumerate(generator.golden):
+        feed = generator.prepare(prompt, golden_seed(i))
+        tensors = generator.tensors(feed), simulation.tensors(feed)
+        name, signature = generator.signature.output_name, generator.signature
+        true, drawn = (to_pixels(t[name].detach().numpy(), signature) for t in tensors)
+        rows.append((picture_psnr(drawn, true), picture_ssim(drawn, true)))
+    mean = np.mean(rows, axis=0)
+    return float(mean[0]), float(mean[1])

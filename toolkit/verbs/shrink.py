@@ -1,0 +1,216 @@
+"""prune, distill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genedge.runtime.errors import BadInput, MissingProgram
+
+from .draw import read_prompts
+from .options import Debug, Model, Quiet, need_torch
+
+Out = Annotated[Path, typer.Option(help="Folder for the new generator.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace --out.")]
+Components = Annotated[str, typer.Option(help="Names of components, by commas; all if left out.")]
+Batch = Annotated[int, typer.Option(min=1, help="Pictures of a step, over all processes.")]
+Rate = Annotated[float, typer.Option(help="Adam's learning rate.")]
+Loss = Annotated[list[str] | None, typer.Option(help="NAME=WEIGHT; may be repeated.")]
+PromptFile = Annotated[Path | None, typer.Option(help="More prompts, one on each line.")]
+Work = Annotated[Path | None, typer.Option(help="Checkpoints; resumed from. OUT.work if left out.")]
+Tensorboard = Annotated[Path | None, typer.Option(help="Folder for a TensorBoard log.")]
+Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")]
+
+
+def _words(text: str) -> list[str]:
+    return [w.strip() for w in text.split(",") if w.strip()]
+
+
+def _losses(words: list[str] | None) -> dict[str, float]:
+    found = {}
+    for word in words or []:
+        name, _, weight = word.partition("=")
+        try:
+            found[name] = float(weight)
+        except ValueError:
+            raise BadInput(f"--loss {word}: write NAME=WEIGHT, for example bands=0.5") from None
+    return found
+
+
+def _free(out: Path, force: bool) -> None:
+    if out.exists() and not force:
+        raise BadInput(f"{out} exists already; use --force to replace it, or another --out")
+
+
+def _learn(teacher: Any, student: Any, work: Path, quiet: bool, title: str, **options: Any) -> Any:
+    from ..distill import distill as run
+    from ..progress import reporting
+
+    with reporting(quiet) as progress:
+
+        def report(what: str, done: int, total: int, row: Mapping[str, float]) -> None:
+            progress(title, done, total)
+
+        return run(teacher, student, work=work, report=report, **options)
+
+
+def _main_process() -> bool:
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
+def prune(
+    model: Model = "emoji",
+    ratio: Annotated[
+        float | None, typer.Option(help="Share of the removable channels, 0 to 1.")
+    ] = None,
+    target_macs: Annotated[
+        int | None, typer.Option(min=1, help="Multiply-adds of one picture.")
+    ] = None,
+    target_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Bytes of the weights as int8.")
+    ] = None,
+    importance: Annotated[
+        str, typer.Option(help="magnitude, taylor, activation or sensitivity.")
+    ] = "taylor",
+    scope: Annotated[
+        str, typer.Option(help="global: layers compete; layer: each gives the same share.")
+    ] = "global",
+    keep: Annotated[str, typer.Option(help="component.layer names to leave alone.")] = "",
+    components: Components = "",
+    recover: Annotated[
+        int, typer.Option(min=0, help="Steps of distillation from MODEL afterwards.")
+    ] = 500,
+    batch: Batch = 16,
+    rate: Rate = 2e-4,
+    loss: Loss = None,
+    prompts: PromptFile = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawings to learn from.")] = 0,
+    work: Work = None,
+    out: Out = Path("pruned"),
+    force: Force = False,
+    json_out: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Remove whole channels from a generator, then let it learn from what it was."""
+    need_torch()
+    _need_pruning()
+    from ..drawings import psnr_to
+    from ..generator import resolve, save
+    from ..progress import reporting
+    from ..prune import prune as run
+
+    _free(out, force)
+    losses, more = _losses(loss), read_prompts(prompts) if prompts else []
+    teacher = resolve(model)
+    with reporting(quiet) as progress:
+        made = run(
+            teacher,
+            ratio=ratio,
+            target_macs=target_macs,
+            target_bytes=target_bytes,
+            importance=importance,
+            scope=scope,
+            keep=_words(keep),
+            components=_words(components),
+            progress=progress,
+        )
+    note = made.history[-1]
+    found: dict[str, Any] = {**note, "psnr_pruned": psnr_to(teacher, made)}
+    folder = work or out.with_name(out.name + ".work")
+    if recover:
+        better = _learn(
+            teacher, made, folder, quiet, "recover", prompts=more, steps=recover, batch=batch,
+            rate=rate, losses=losses, components=_words(components), seed=seed,
+        )  # fmt: skip
+        judged = teacher.calibration[:32]  # not the golden prompts, which must stay unseen
+        found["recovery_kept"] = psnr_to(teacher, better, judged) > psnr_to(teacher, made, judged)
+        made = better if found["recovery_kept"] else made
+        found["psnr_recovered"] = psnr_to(teacher, made)
+    if not _main_process():
+        return
+    save(made, out, force=force)
+    if recover and work is None:
+        shutil.rmtree(folder)
+    if json_out:
+        print(json.dumps({"out": str(out), **found}, indent=1))
+    elif not quiet:
+        for name, (old, new) in note["pruned"].items():
+            print(f"{name}: {old} → {new}")
+        for name, reason in note["left_alone"].items():
+            print(f"{name}: left alone: {reason}")
+        (macs, macs_now), (size, size_now) = note["multiply_adds"], note["int8_bytes"]
+        after = f", {found['psnr_recovered']:.1f} dB after recovery" if recover else ""
+        if recover and not found["recovery_kept"]:
+            after = "; recovery made it worse and was left out: try more steps or a lower --rate"
+        print(
+            f"{out}  ratio {note['ratio']:.2f}  {macs / 1e6:.1f} → {macs_now / 1e6:.1f} M multiply-adds"
+            f"  {size / 1e6:.2f} → {size_now / 1e6:.2f} MB as int8  PSNR to {teacher.name} "
+            f"{found['psnr_pruned']:.1f} dB{after}"
+        )
+
+
+def _need_pruning() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("torch_pruning") is None:
+        raise MissingProgram("this verb needs torch-pruning; run: pip install 'genedge[toolkit]'")
+
+
+def distill(
+    teacher: Annotated[str, typer.Argument(help="The generator to learn from, as MODEL.")],
+    student: Annotated[
+        str, typer.Option(help="MODEL, or package.module:function of untrained modules.")
+    ] = "",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of Adam.")] = 2000,
+    batch: Batch = 16,
+    rate: Rate = 1e-3,
+    loss: Loss = None,
+    components: Components = "",
+    prompts: PromptFile = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawings to learn from.")] = 0,
+    work: Work = None,
+    tensorboard: Tensorboard = None,
+    out: Out = Path("distilled"),
+    force: Force = False,
+    json_out: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Teach a student to draw what its teacher draws, without pictures; resumes."""
+    if not student:
+        raise BadInput("name the student with --student")
+    need_torch()
+    from ..distill import student_of
+    from ..drawings import psnr_to
+    from ..generator import resolve, save
+
+    _free(out, force)
+    losses, more = _losses(loss), read_prompts(prompts) if prompts else []
+    master = resolve(teacher)
+    pupil = student_of(student, master)
+    folder = work or out.with_name(out.name + ".work")
+    made = _learn(
+        master, pupil, folder, quiet, "distill", prompts=more, steps=steps, batch=batch, rate=rate,
+        losses=losses, components=_words(components), seed=seed, tensorboard=tensorboard,
+    )  # fmt: skip
+    if not _main_process():
+        return
+    found = {"before": psnr_to(master, pupil), "after": psnr_to(master, made)}
+    save(made, out, force=force)
+    if work is None:
+        shutil.rmtree(folder)
+    if json_out:
+        print(json.dumps({"out": str(out), "psnr": found, **made.history[-1]}, indent=1))
+    elif not quiet:
+        print(
+            f"{out}  PSNR to {master.name} {found['before']:.1f} → {found['after']:.1f} dB "
+            f"({len(master.golden)} golden prompts)"
+        )
