@@ -330,9 +330,9 @@ def quantize(
         graphs = {way: convert_pt2e(prepared[name, way]) for way in OBSERVERS}
         fed = [tuple(t[n] for n in component.inputs) for t in chained]
         for graph in graphs.values():
+            push_flat_outwards(graph)
             if len(component.outputs) == 1:
                 correct_last_bias(graph, fed, [t[component.outputs[0]] for t in first])
-            push_flat_outwards(graph)
         results = {way: _outputs(graph, fed) for way, graph in graphs.items()}
         errors = {way: _error(component, r, first) for way, r in results.items()}
         ways[name] = min(errors, key=lambda way: errors[way])
