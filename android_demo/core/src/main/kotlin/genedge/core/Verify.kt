@@ -1,0 +1,121 @@
+package genedge.core
+
+/** The limits of docs/verify.md that a phone holds an artifact to, by precision. */
+class Limits(
+    val psnr: Double,
+    val ssim: Double,
+    val flat: Double,
+    val signed: Double,
+    val lead: Double? = null,
+)
+
+private val limitsOf = mapOf(
+    "fp32" to Limits(60.0, 0.999, 0.999, 0.05),
+    "fp16" to Limits(50.0, 0.999, 0.99, 0.1),
+    "int8" to Limits(32.0, 0.95, 0.99, 0.3, lead = 3.0),
+)
+
+/** One metric: its value as text, its limit ("" where there is none), and its verdict. */
+class Row(val metric: String, val value: String, val number: Double, val limit: String, val passed: Boolean)
+
+/** What [verify] found; it passed where every row did. */
+class Report(val rows: List<Row>) {
+    val passed: Boolean get() = rows.all { it.passed }
+}
+
+/**
+ * Draws the artifact's golden prompts and compares with the float generator's pictures, as genedge
+ * verify does. [prompts]: how many of them, 0 for all. Throws [DamagedArtifact], [RuntimeFailed],
+ * [Cancelled].
+ */
+fun verify(
+    pipeline: Pipeline,
+    prompts: Int = 0,
+    stop: Stop = { false },
+    progress: Progress = { _, _, _ -> },
+): Report {
+    val manifest = pipeline.artifact.manifest
+    checkFiles(pipeline.artifact, golden = true, stop = stop)
+    val stored = manifest.golden
+        ?: throw DamagedArtifact("${manifest.name} has no golden pictures; export it again")
+    val totals = Totals()
+    Golden.open(pipeline.artifact.file(stored)).use { golden ->
+        val count = if (prompts > 0) minOf(prompts, golden.prompts.size) else golden.prompts.size
+        for ((i, pair) in golden.pictures().take(count).withIndex()) {
+            if (stop()) throw Cancelled()
+            val drawn = pipeline.draw(pipeline.prepare(golden.prompts[i], golden.seeds[i]))
+            val picture = pair.first
+            if (drawn.picture.width != picture.width || drawn.picture.height != picture.height) {
+                throw DamagedArtifact("golden pictures are ${picture.width} × ${picture.height}; export it again")
+            }
+            totals.add(drawn, picture, pair.second)
+            progress("verify", i + 1L, count.toLong())
+        }
+    }
+    return Report(judge(totals, manifest))
+}
+
+private class Totals {
+    val psnr = ArrayList<Double>()
+    val ssim = ArrayList<Double>()
+    val times = ArrayList<Double>()
+    val toSimulation = ArrayList<Double>()
+    val simulationToFloat = ArrayList<Double>()
+    val signed = DoubleArray(4)
+    val odd = ArrayList<String>()
+    var maxError = 0
+    var kept = 0L
+    var flat = 0L
+
+    fun add(drawn: Drawn, truth: Picture, simulated: Picture?) {
+        val mine = drawn.picture
+        times += drawn.milliseconds
+        psnr += picturePsnr(mine, truth)
+        ssim += pictureSsim(mine, truth)
+        maxError = maxOf(maxError, maxError(mine, truth))
+        signedError(mine, truth).forEachIndexed { c, v -> signed[c] += v }
+        val (near, all) = flatKept(mine, truth)
+        kept += near
+        flat += all
+        if (simulated != null) {
+            toSimulation += picturePsnr(mine, simulated)
+            simulationToFloat += picturePsnr(simulated, truth)
+        }
+        val why = suspicion(mine)
+        if (why != null && suspicion(truth) == null) odd += "${drawn.feed.prompt}: $why"
+    }
+}
+
+private fun judge(found: Totals, manifest: Manifest): List<Row> {
+    val rows = ArrayList<Row>()
+    val limits = limitsOf.getValue(manifest.precision)
+
+    fun add(metric: String, value: Double, limit: Double?, atLeast: Boolean, unit: String, digits: Int) {
+        val sign = if (atLeast) "≥" else "≤"
+        val passed = limit == null || if (atLeast) value >= limit else value <= limit
+        // String.format follows the phone's language; a verdict is read by people who compare it.
+        val shown = String.format(java.util.Locale.ROOT, "%.${digits}f", value) + unit
+        val limitText = if (limit == null) "" else "$sign ${limit.toBigDecimal().stripTrailingZeros().toPlainString()}$unit"
+        rows += Row(metric, shown, value, limitText, passed)
+    }
+
+    add("psnr_db", found.psnr.average(), limits.psnr, true, " dB", 2)
+    add("psnr_worst_db", found.psnr.min(), null, true, " dB", 2)
+    add("ssim", found.ssim.average(), limits.ssim, true, "", 4)
+    add("max_error", found.maxError.toDouble(), null, false, "", 0)
+    val share = if (found.flat == 0L) 1.0 else found.kept.toDouble() / found.flat
+    add("flat_kept", share, limits.flat, true, "", 4)
+    val signed = found.signed.maxOf { Math.abs(it / found.psnr.size) }
+    add("signed_error", signed, limits.signed, false, "", 2)
+    if (found.toSimulation.isNotEmpty()) {
+        val near = found.toSimulation.average()
+        val far = found.simulationToFloat.average()
+        add("to_simulation_db", near, null, true, " dB", 2)
+        add("simulation_to_float_db", far, null, true, " dB", 2)
+        add("lead_db", near - far, limits.lead, true, " dB", 2)
+    }
+    add("bytes", manifest.bytes.toDouble(), null, false, "", 0)
+    add("latency_ms", found.times.sorted()[found.times.size / 2], null, false, " ms", 2)
+    for (why in found.odd) rows += Row("suspicious", why, 1.0, "none", false)
+    return rows
+}
