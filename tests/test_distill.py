@@ -22,6 +22,7 @@ from genedge.toolkit.drawings import batch_of, psnr_to
 from genedge.toolkit.features import Projections, matched
 from genedge.toolkit.generator import resolve
 from genedge.toolkit.prune import prune
+from genedge.toolkit.verbs import shrink
 
 
 def fresh() -> dict[str, nn.Module]:
@@ -228,6 +229,16 @@ def test_the_verbs_prune_then_distill(tmp_path):
     assert json.loads(done.stdout)["steps"] == 5
     assert list((tmp_path / "log").iterdir())
     assert resolve(f"kinds:norms@{tmp_path / 'better'}").history[-1]["pass"] == "distill"
+
+
+def test_a_finished_run_removes_its_checkpoints_and_nothing_else(tmp_path):
+    for name in (*distillation.FILES, "notes.txt"):
+        (tmp_path / name).write_text("")
+    shrink._clear(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "notes.txt").unlink()
+    shrink._clear(tmp_path)
+    assert not tmp_path.exists()
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path):

@@ -21,6 +21,7 @@ from .generator import Generator, modules_of, named, resolve
 from .processes import Processes, launched
 from .train import Average, Report, falling, run_phase, set_rates
 
+FILES = ("distill.pt", "distill.jsonl", "settings.json")  # what a run keeps in its work folder
 WARM = 0.1  # of the steps: Adam's first ones undo what a pruned student still knows
 
 
@@ -62,7 +63,7 @@ def _check(teacher: Generator, student: Generator, weights: Mapping[str, float])
 def _remember(work: Path, settings: Mapping[str, Any]) -> None:
     """Refuses to go on with checkpoints of other settings."""
     work.mkdir(parents=True, exist_ok=True)
-    path = work / "settings.json"
+    path = work / FILES[2]
     text = json.dumps(settings, sort_keys=True)
     if path.exists() and path.read_text() != text:
         raise BadInput(f"{work} holds a run with other settings; remove it, or name another --work")

@@ -29,6 +29,7 @@ def batch_of(
 
 
 def stacked(feeds: Sequence[Mapping[str, np.ndarray]], device: torch.device) -> Named:
+    """Inputs of several pictures in one batch: the first axis of each is their number."""
     return {k: torch.from_numpy(np.concatenate([f[k] for f in feeds])).to(device) for k in feeds[0]}
 
 

@@ -249,7 +249,8 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
 def resolve(model: str) -> Generator:
     """MODEL of the command line: `emoji`, a folder saved by genedge, or package.module:function.
 
-    package.module:function@FOLDER is a folder saved from what that function makes. Raises BadInput where it is none of these.
+    package.module:function@FOLDER is a folder saved from what that function makes. Raises BadInput
+    where it is none of these.
     """
     if model in CONSTRUCTORS:
         module = importlib.import_module(CONSTRUCTORS[model].split(":")[0])

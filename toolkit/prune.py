@@ -127,7 +127,7 @@ def prune(
     ratio: float | None = None,
     target_macs: int | None = None,
     target_bytes: int | None = None,
-    importance: str = "magnitude",
+    importance: str = "taylor",
     scope: str = "global",
     keep: Sequence[str] = (),
     components: Sequence[str] = (),

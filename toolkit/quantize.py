@@ -82,8 +82,9 @@ class Quantized:
     """int8 programs by component, and how many tensors of which kind the plan stores.
 
     ranges: by component, which of OBSERVERS set the ranges. planned_int8, planned_float: bytes of
-    the weights that become int8, and of those that do not. graphs: PT2E's converted graphs, of which the programs were
-    made. floats: the float graphs that they were made of, equalized where that served better. int8_shapes: by component, of the tensors that become int8.
+    the weights that become int8, and of those that do not. graphs: PT2E's converted graphs, of
+    which the programs were made. floats: the float graphs that they were made of, equalized where
+    that served better. int8_shapes: by component, of the tensors that become int8.
     """
 
     programs: dict[str, ExportedProgram]
@@ -307,10 +308,9 @@ def quantize(
     """Calibrates on `calibration` of the generator's prompts, one at a time, and converts.
 
     keep: names of layers, as "component.module" (or a sum's or product's own name, see layer_name),
-    that stay float. Each component is calibrated
-    on what the float components before it give, once for each way to set ranges; the way whose
-    output is nearer to float on prompts that were not calibrated on is taken. report(what, done, total) is called
-    on the way.
+    that stay float. Each component is calibrated on what the float components before it give, once
+    for each way to set ranges; the way whose output is nearer to float on prompts that were not
+    calibrated on is taken. report(what, done, total) is called on the way.
     """
     keep = tuple(keep)
     examples = {c.name: example_inputs(generator, c) for c in generator.components}

@@ -41,11 +41,13 @@ def bundled(name: str) -> Path:
 
 
 def artifact_path(text: str) -> Path:
+    """A folder, or the bundled artifact of this name. Raises what `bundled` raises."""
     path = Path(text)
     return path if path.exists() or "/" in text else bundled(text)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 whole or not at all. Raises BadInput where the place is not writable."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -58,6 +60,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def need_torch() -> None:
+    """Raises MissingProgram, with the remedy, where the toolkit's libraries are not installed."""
     import importlib
     import importlib.util
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,6 +56,16 @@ def _learn(teacher: Any, student: Any, work: Path, quiet: bool, title: str, **op
             progress(title, done, total)
 
         return run(teacher, student, work=work, report=report, **options)
+
+
+def _clear(folder: Path) -> None:
+    """Removes the checkpoints of a finished run, and nothing else that lies there."""
+    from ..distill import FILES
+
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _main_process() -> bool:
@@ -138,7 +147,7 @@ def prune(
         return
     save(made, out, force=force)
     if recover and work is None:
-        shutil.rmtree(folder)
+        _clear(folder)
     if json_out:
         print(json.dumps({"out": str(out), **found}, indent=1))
     elif not quiet:
@@ -206,7 +215,7 @@ def distill(
     found = {"before": psnr_to(master, pupil), "after": psnr_to(master, made)}
     save(made, out, force=force)
     if work is None:
-        shutil.rmtree(folder)
+        _clear(folder)
     if json_out:
         print(json.dumps({"out": str(out), "psnr": found, **made.history[-1]}, indent=1))
     elif not quiet:

@@ -153,10 +153,13 @@ class TextSide(nn.Module):
         mean = x.mean((2, 3), keepdim=True).flatten(1)
         return grid(mean if tokens.shape[1] == TOKENS else mean * (tokens.shape[1] / TOKENS))
 
-    def thing(self, tokens: Tensor, meaning: Tensor, grid: Grid = same) -> Tensor:
-        """float32 (B, things): hidden units that tell what is meant."""
+    def thing(self, pooled: Tensor, meaning: Tensor, grid: Grid = same) -> Tensor:
+        """float32 (B, things): hidden units that tell what is meant.
+
+        pooled: what `pooled` gives; meaning: float32 (B, 16), one-hot.
+        """
         shift = self.shift(meaning)
-        h = grid(self.words(self.pooled(tokens, grid))) * self.scale(meaning)
+        h = grid(self.words(pooled)) * self.scale(meaning)
         h = grid(torch.relu(grid(h, shift) + shift))
         return grid(torch.relu(self.hidden(h)))
 
@@ -165,5 +168,5 @@ class TextSide(nn.Module):
 
         Returns float32 (B, 64, 4, 4).
         """
-        code: Tensor = grid(self.write(self.thing(tokens, meaning, grid)))
+        code: Tensor = grid(self.write(self.thing(self.pooled(tokens, grid), meaning, grid)))
         return code.view(-1, CODE_CHANNELS, CODE_SIZE, CODE_SIZE)

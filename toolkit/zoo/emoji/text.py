@@ -175,9 +175,10 @@ def fit_text(
         more, more_choices, meant_rows = batches.keywords(random, WORDS)
         meant = torch.from_numpy(np.concatenate([rows, meant_rows]))
         with torch.autocast("cpu", torch.bfloat16):
-            thing = text.thing(joined(tokens, more), torch.cat([choices, more_choices]))
+            pooled = text.pooled(joined(tokens, more))
+            thing = text.thing(pooled, torch.cat([choices, more_choices]))
             written, named = text.write(thing), heads["naming"](thing)
-            felt = heads["teacher"](text.pooled(tokens))
+            felt = heads["teacher"](pooled[:NAMES])
         error = (written.float() - batches.codes[meant].flatten(1)).square().mean(1)
         names, keywords = error[:NAMES].mean(), error[NAMES:].mean()
         naming = F.cross_entropy(named.float(), meant)
