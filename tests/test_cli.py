@@ -177,6 +177,8 @@ def test_ctrl_c_leaves_nothing_half_written(artifact, tmp_path):
         [sys.executable, "-m", "genedge.toolkit.cli", "generate", "apple", "--artifact", str(artifact),
          "--count", "10000", "--out", str(tmp_path / "a.png")],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        # a shell's background jobs ignore it, and their children with them
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 60
         while not (tmp_path / "a-3.png").exists() and time.monotonic() < deadline:
