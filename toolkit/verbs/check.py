@@ -16,8 +16,10 @@ def verify(
         str | None, typer.Option(help="MODEL to recompute the golden pictures with.")
     ] = None,
     prompts: Annotated[int | None, typer.Option(min=1, help="Golden prompts to use.")] = None,
-    min_psnr: Annotated[float | None, typer.Option(help="dB, mean over prompts.")] = None,
-    min_ssim: Annotated[float | None, typer.Option(help="Mean over prompts.")] = None,
+    min_psnr: Annotated[
+        float | None, typer.Option(min=0, max=100, help="dB, mean over prompts.")
+    ] = None,
+    min_ssim: Annotated[float | None, typer.Option(min=0, max=1, help="Mean over prompts.")] = None,
     max_bytes: Annotated[int | None, typer.Option(min=1, help="Of the artifact.")] = None,
     max_latency: Annotated[float | None, typer.Option(help="ms, median, one picture.")] = None,
     threads: Threads = 1,

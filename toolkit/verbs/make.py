@@ -23,9 +23,15 @@ def export(
     cpu: Annotated[str, typer.Option(help=f"For int8: {', '.join(CPUS)}.")] = "portable",
     min_psnr: Annotated[
         float | None,
-        typer.Option(help="dB; int8 keeps layers in float as needed; nothing is written below it."),
+        typer.Option(
+            min=0,
+            max=100,
+            help="dB; int8 keeps layers in float as needed; nothing is written below it.",
+        ),
     ] = None,
-    min_ssim: Annotated[float | None, typer.Option(help="Mean SSIM, like --min-psnr.")] = None,
+    min_ssim: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Mean SSIM, like --min-psnr.")
+    ] = None,
     float_layers: Annotated[
         str, typer.Option(help="component.module names that stay float, by commas.")
     ] = "",
