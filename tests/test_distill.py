@@ -36,7 +36,7 @@ def wrong() -> dict[str, nn.Module]:
 
 def learned(tmp_path, student=None, teacher=None, **options):
     teacher = teacher or kinds.norms()
-    student = student or prune(teacher, ratio=0.5, prompts=4)
+    student = student or prune(teacher, ratio=0.5, importance="magnitude", prompts=4)
     options = {"steps": 60, "batch": 8, "rate": 2e-3} | options
     made = distill(teacher, student, work=tmp_path, **options)
     return psnr_to(teacher, student), psnr_to(teacher, made), made

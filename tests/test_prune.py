@@ -154,9 +154,10 @@ def test_ends_tokens_and_boundaries_stay_whole(make, scope):
     assert note["left_alone"]
 
 
-def test_a_generator_with_nothing_to_prune_says_why():
+@pytest.mark.parametrize("importance", list(RANKINGS))
+def test_a_generator_with_nothing_to_prune_says_why(importance):
     with pytest.raises(BadInput, match=r"no channels that can go .*boundary"):
-        prune(tiny(), ratio=0.5, prompts=2)
+        prune(tiny(), ratio=0.5, prompts=2, importance=importance)
 
 
 def test_pruning_leaves_the_generator_that_it_was_given_as_it_was():

@@ -172,7 +172,8 @@ def prune(
             continue
         groups, reasons = groups_of(c.module, inputs[c.name][0], kept_by_user.get(c.name))
         groups, more = provable(c.module, groups, inputs[c.name][:2])
-        ranked += _rank(c, groups, inputs[c.name], importance)
+        if groups:
+            ranked += _rank(c, groups, inputs[c.name], importance)
         alone |= {f"{c.name}.{n}": why for n, why in (reasons | more).items()}
     progress("channels that stand together", len(original.components), len(original.components))
     if not ranked:
