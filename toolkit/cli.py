@@ -27,6 +27,7 @@ for verb in (
     look.inspect,
     look.blame,
     make.export,
+    make.adopt,
     learn.train,
     learn.evaluate,
     shrink.prune,
