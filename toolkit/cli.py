@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 from genedge.runtime.errors import GenedgeError
 
-from .verbs import check, draw, learn, look, make, shrink
+from .verbs import check, draw, learn, look, make, search, shrink
 
 app = typer.Typer(
     name="genedge",
@@ -32,6 +32,7 @@ for verb in (
     learn.evaluate,
     shrink.prune,
     shrink.distill,
+    search.tune,
 ):
     app.command()(verb)
 
