@@ -27,7 +27,7 @@ from genedge.toolkit.tune import (
     search,
 )
 
-SPACE = Space("onnx", precisions=("fp32", "fp16"), max_ratio=0.3, layers=0)
+SPACE = Space("openvino", precisions=("fp32", "fp16"), max_ratio=0.3, layers=0)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,17 @@ def test_a_pruned_point_is_compared_with_the_whole_generator(made, tmp_path):
     assert _psnr(made, done.directory, tmp_path) < 60  # to what was tuned
 
 
+def test_layers_that_cost_the_picture_most_may_stay_float(made, tmp_path):
+    from genedge.toolkit.tune import _written, candidates
+
+    space = Space("openvino", precisions=("int8",), layers=2)
+    names = candidates(made, space, lambda what, done, total: None)
+    assert len(names) == 2
+    where = {"ratio": 0.0, "precision": "int8", "floats": names[:1]}
+    done = _written(made, where, space, tmp_path, tmp_path / "out")
+    assert read_artifact(done.directory).about["float_layers"] == names[:1]
+
+
 def test_a_point_is_exported_and_a_missing_one_is_named(made, found, tmp_path):
     work, url, _, after = found
     study = open_study(made, SPACE, url, "s")
@@ -102,7 +113,7 @@ def test_a_point_is_exported_and_a_missing_one_is_named(made, found, tmp_path):
 
 
 def test_a_study_of_something_else_is_refused(made, found):
-    other = Space("openvino", precisions=("fp32",))
+    other = Space("onnx", precisions=("fp32",))
     with pytest.raises(BadInput, match="is of another generator, target"):
         open_study(made, other, found[1], "s")
     with pytest.raises(BadInput, match="can not be opened"):
@@ -118,8 +129,8 @@ def test_the_front_is_drawn(found, tmp_path):
 
 def words(work, *more):
     return [
-        sys.executable, "-m", "genedge.toolkit.cli", "tune", "tiny:tiny", "--target", "onnx",
-        "--precisions", "int8,fp32", "--layers", "1", "--max-ratio", "0", "--work", str(work), *more,
+        sys.executable, "-m", "genedge.toolkit.cli", "tune", "tiny:tiny", "--target", "openvino",
+        "--precisions", "fp16,fp32", "--max-ratio", "0.3", "--work", str(work), *more,
     ]  # fmt: skip
 
 
@@ -135,7 +146,7 @@ def test_killed_in_the_middle_it_goes_on(tmp_path):
         while done < 1 and time.monotonic() < deadline:
             time.sleep(0.3)
             try:
-                done = len(points(load_study(study_name="tiny-onnx", storage=url)))
+                done = len(points(load_study(study_name="tiny-openvino", storage=url)))
             except Exception:  # no study yet
                 continue
         os.killpg(process.pid, signal.SIGKILL)

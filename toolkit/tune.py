@@ -125,7 +125,8 @@ def front(found: Sequence[Point]) -> list[Point]:
         return any(o != mine and all(a <= b for a, b in zip(o, mine, strict=True)) for o in others)
 
     unique = {(p.ratio, p.precision, p.floats): p for p in reversed(found)}
-    return sorted((p for p in unique.values() if not beaten(p)), key=lambda p: -p.psnr)
+    best = (p for p in unique.values() if not beaten(p))
+    return sorted(best, key=lambda p: (-p.psnr, p.number))
 
 
 def candidates(generator: Generator, space: Space, progress: Report) -> list[str]:
