@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from kinds import transposed
 from tiny import tiny
 
 pytest.importorskip("optuna")
@@ -34,7 +35,7 @@ SPACE = Space("openvino", precisions=("fp32", "fp16"), max_ratio=0.3, layers=0)
 def made():
     from dataclasses import replace
 
-    return replace(tiny(), constructor="tiny:tiny")
+    return replace(transposed(), constructor="kinds:transposed")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,13 @@ def test_a_point_is_exported_and_a_missing_one_is_named(made, found, tmp_path):
         export_point(made, study, 99, SPACE, work, out=tmp_path)
 
 
+def test_a_generator_without_channels_to_prune_is_told(tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = open_study(tiny(), SPACE, url, "s")
+    with pytest.raises(BadInput, match=r"tiny has no channels that can go .*; use --max-ratio 0"):
+        search(tiny(), study, SPACE, 2, tmp_path)
+
+
 def test_a_study_of_something_else_is_refused(made, found):
     other = Space("onnx", precisions=("fp32",))
     with pytest.raises(BadInput, match="is of another generator, target"):
@@ -129,7 +137,7 @@ def test_the_front_is_drawn(found, tmp_path):
 
 def words(work, *more):
     return [
-        sys.executable, "-m", "genedge.toolkit.cli", "tune", "tiny:tiny", "--target", "openvino",
+        sys.executable, "-m", "genedge.toolkit.cli", "tune", "kinds:transposed", "--target", "openvino",
         "--precisions", "fp16,fp32", "--max-ratio", "0.3", "--work", str(work), *more,
     ]  # fmt: skip
 
@@ -146,7 +154,7 @@ def test_killed_in_the_middle_it_goes_on(tmp_path):
         while done < 1 and time.monotonic() < deadline:
             time.sleep(0.3)
             try:
-                done = len(points(load_study(study_name="tiny-openvino", storage=url)))
+                done = len(points(load_study(study_name="transposed-openvino", storage=url)))
             except Exception:  # no study yet
                 continue
         os.killpg(process.pid, signal.SIGKILL)

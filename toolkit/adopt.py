@@ -272,7 +272,7 @@ def adopt(
         raise BadInput(f"no file of {', '.join(SUFFIXES)} was named")
     target = SUFFIXES[mains[0].suffix.lower()]
     parts = _parts(generator, mains, rename or {})
-    rows: list[Mapping[str, Any]] = []
+    rows: list[Any] = []
     for i, part in enumerate(parts):
         progress("stored tensors", i, len(parts))
         rows += run_in_child("stored", target=target, path=str(part.path))

@@ -69,7 +69,7 @@ def pair(
     in_order = len(open_ports) == len(left) and not any(ports[i].name for i in open_ports)
     if in_order and all(_same(ports[i], wanted[n]) for i, n in zip(open_ports, left, strict=True)):
         found |= dict(zip(open_ports, left, strict=True))
-        left = open_ports = []
+        left, open_ports = [], []
     for i in open_ports:
         fitting = [n for n in left if _same(ports[i], wanted[n])]
         rivals = [k for k in open_ports if fitting and _same(ports[k], wanted[fitting[0]])]

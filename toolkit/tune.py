@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from genedge.runtime.artifact import read_artifact
 from genedge.runtime.child import run_in_child
-from genedge.runtime.errors import BadInput, GenedgeError
+from genedge.runtime.errors import BadInput, EnvironmentFailed, GenedgeError
 from genedge.runtime.metrics import picture_psnr
 from genedge.runtime.picture import to_pixels
 from genedge.runtime.verify import Limits
@@ -84,15 +85,21 @@ def open_study(generator: Generator, space: Space, storage: str, name: str) -> o
     target, profile or recovery.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    about = {"generator": generator.hash(), "target": space.target, "cpu": space.cpu}
+    about: dict[str, Any] = {
+        "generator": generator.hash(),
+        "target": space.target,
+        "cpu": space.cpu,
+    }
     about |= {"recover": space.recover}
     try:
-        backend = optuna.storages.RDBStorage(
-            storage,
-            heartbeat_interval=_ALIVE,
-            grace_period=3 * _ALIVE,
-            failed_trial_callback=optuna.storages.RetryFailedTrialCallback(max_retry=3),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # optuna calls its heartbeat experimental
+            backend = optuna.storages.RDBStorage(
+                storage,
+                heartbeat_interval=_ALIVE,
+                grace_period=3 * _ALIVE,
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(3),
+            )
         study = optuna.create_study(
             storage=backend, study_name=name, directions=DIRECTIONS, load_if_exists=True
         )
@@ -136,6 +143,13 @@ def candidates(generator: Generator, space: Space, progress: Report) -> list[str
     graphs = graphs_of(generator, quantize(generator, cpu=space.cpu, report=progress))
     losses = measure_losses(graphs, feeds_of(generator, 2), SIMULATION, progress).losses
     return [x.layer for x in sorted(losses, key=lambda x: x.picture_alone)[: space.layers]]
+
+
+def _need_channels(generator: Generator) -> None:
+    try:
+        prune(generator, ratio=_STEP)
+    except BadInput as problem:
+        raise BadInput(f"{problem}; use --max-ratio 0") from None
 
 
 def _suggested(
@@ -200,12 +214,15 @@ def search(
 ) -> list[Point]:
     """Runs trials until the study has `trials` finished ones, on whatever machines; all of them.
 
-    work: folder for pruned generators. Plain int8, fp16 and fp32 come first. A trial that fails its
-    audit counts for nothing and is not tried again.
+    work: folder for pruned generators. Each precision without pruning comes first. A trial that
+    fails its audit counts for nothing and is not tried again. Raises BadInput where pruning is
+    wanted and no channel can go, EnvironmentFailed where five trials in a row fail.
     """
     work.mkdir(parents=True, exist_ok=True)
     layers = study.user_attrs.get("layers")
     if layers is None:
+        if space.max_ratio:
+            _need_channels(generator)
         layers = candidates(generator, space, progress)
         study.set_user_attr("layers", layers)
     for precision in space.precisions:
@@ -224,9 +241,13 @@ def search(
             if other.user_attrs.get("point") == point:
                 return tuple(other.values)  # type: ignore[return-value]
         with tempfile.TemporaryDirectory(prefix="genedge-") as place:
-            done = _written(generator, point, space, work, Path(place))
-            size = read_artifact(done.directory).bytes
-            psnr = _psnr(generator, done.directory, Path(place))
+            try:
+                done = _written(generator, point, space, work, Path(place))
+                size = read_artifact(done.directory).bytes
+                psnr = _psnr(generator, done.directory, Path(place))
+            except GenedgeError as problem:
+                trial.set_user_attr("failed", str(problem))
+                raise
         return psnr, size, done.found["latency_ms"]
 
     failures = 0
@@ -235,10 +256,11 @@ def search(
         begun = len(study.get_trials(deepcopy=False))
         study.sampler = optuna.samplers.TPESampler(seed=seed + begun, n_startup_trials=8)
         study.optimize(measure, n_trials=1, catch=(GenedgeError,))
-        failed = study.get_trials(deepcopy=False)[-1].state == TrialState.FAIL
-        failures = failures + 1 if failed else 0
+        last = study.get_trials(deepcopy=False)[-1]
+        failures = failures + 1 if last.state == TrialState.FAIL else 0
         if failures == 5:
-            raise GenedgeError("five trials in a row failed; run genedge export to see why")
+            why = last.user_attrs.get("failed", "no reason is known")
+            raise EnvironmentFailed(f"five trials in a row failed, the last one: {why}")
     progress("trials", trials, trials)
     return points(study)
 

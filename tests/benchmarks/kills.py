@@ -110,10 +110,10 @@ def verbs(place: Path) -> list[Verb]:
         from genedge.toolkit.tune import points
 
         url = f"sqlite:///{work / 'study.db'}"
-        for point in points(load_study(study_name="tiny-openvino", storage=url)):
+        for point in points(load_study(study_name="transposed-openvino", storage=url)):
             assert point.psnr > 0
         for folder in work.glob("pruned-*"):
-            load_saved(folder, trusted="tiny:tiny")
+            load_saved(folder, trusted="kinds:transposed")
 
     checks = ["verify", str(exported), "--prompts", "2", "--json", str(report)]
     if importlib.util.find_spec("genedge.runtime.baseline") is not None:
@@ -126,7 +126,7 @@ def verbs(place: Path) -> list[Verb]:
         Verb("adopt", ["adopt", str(file), "--reference", "tiny:tiny", "--name", "other", *common],
              lambda: whole(adopted)),
         Verb("verify", checks, look_at_report),
-        Verb("tune", ["tune", "tiny:tiny", "--target", "openvino", "--precisions", "fp16,fp32",
+        Verb("tune", ["tune", "kinds:transposed", "--target", "openvino", "--precisions", "fp16,fp32",
                       "--max-ratio", "0.3", "--work", str(work), "--trials"], look_at_study),
     ]  # fmt: skip
 
@@ -137,7 +137,7 @@ def trials_of(place: Path) -> int:
     from genedge.toolkit.tune import points
 
     url = f"sqlite:///{place / 'tune' / 'study.db'}"
-    return len(points(load_study(study_name="tiny-openvino", storage=url)))
+    return len(points(load_study(study_name="transposed-openvino", storage=url)))
 
 
 def run(kills: int, seed: int, place: Path, names: tuple[str, ...] = ()) -> list[str]:

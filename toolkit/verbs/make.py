@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -145,7 +145,11 @@ def adopt(
     missed = [r.metric for r in judge(artifact, done.found, limits) if not r.passed]
     kept = ("prompts", "psnr", "psnr_worst", "ssim", "flat", "bytes")
     if json_out:
-        about = {"out": str(done.directory), "precision": done.precision, "missed": missed}
+        about: dict[str, Any] = {
+            "out": str(done.directory),
+            "precision": done.precision,
+            "missed": missed,
+        }
         about |= {"producer": done.producer, "stored": done.stored, "file_names": done.paired}
         print(json.dumps(about | {"measured": {k: done.found[k] for k in kept}}, indent=1))
     elif not quiet:
