@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from kinds import transposed
+from PIL import Image
 from tiny import tiny
 
 pytest.importorskip("optuna")
