@@ -81,7 +81,7 @@ def test_a_file_that_onnxruntime_quantized_is_judged_alike(plain, tmp_path):
 
 
 def test_int8_that_is_stored_as_float_is_not_believed(plain, tmp_path):
-    with pytest.raises(LimitMissed, match=r"declared int8, but 100% .* float32"):
+    with pytest.raises(LimitMissed, match=r"declared int8, but 100% .*float32"):
         taken(plain[0], plain[1], precision="int8", out=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
