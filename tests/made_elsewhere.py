@@ -6,7 +6,49 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import nn
 
+from genedge.runtime.signature import Signature, TensorSpec
+from genedge.toolkit.generator import Component, Generator
 from genedge.toolkit.programs import example_inputs
+
+
+class Small(nn.Module):
+    """Noise and a style to an RGB picture of 32×32, with blocks of one colour."""
+
+    def __init__(self):
+        super().__init__()
+        self.style = nn.Linear(2, 32)
+        self.entry = nn.Conv2d(4, 32, 3, padding=1)
+        self.exit = nn.Conv2d(32, 48, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(4)
+        with torch.no_grad():
+            for p in (self.exit.weight, self.exit.bias):
+                p.copy_(3 * p[::16].repeat_interleave(16, 0))
+
+    def forward(self, noise, style):
+        x = torch.relu(self.entry(noise) + self.style(style)[:, :, None, None])
+        return torch.sigmoid(self.shuffle(self.exit(x)))
+
+
+def small():
+    """A generator of one component, quick to export."""
+    torch.manual_seed(0)
+    signature = Signature(
+        inputs={
+            "noise": TensorSpec("float32", (1, 4, 8, 8), -6, 6, "noise"),
+            "style": TensorSpec("float32", (1, 2), 0, 1, "style"),
+        },
+        output_name="picture",
+        output=TensorSpec("float32", (1, 3, 32, 32), 0, 1),
+        layout="rgb",
+        styles=("flat", "soft"),
+    )
+    return Generator(
+        name="small",
+        components=(Component("image", Small().eval(), ("noise", "style"), ("picture",)),),
+        signature=signature,
+        calibration=tuple(f"picture {i}" for i in range(16)),
+        golden=tuple(f"golden {i}" for i in range(8)),
+    )
 
 
 class Whole(nn.Module):

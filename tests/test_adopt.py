@@ -10,17 +10,27 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from jsonschema import Draft202012Validator
-from kinds import transposed
-from made_elsewhere import component_onnx, feeds, independent, plain_onnx, quantized_onnx
+from made_elsewhere import (
+    Whole,
+    component_onnx,
+    feeds,
+    independent,
+    plain_onnx,
+    quantized_onnx,
+    small,
+)
 from tiny import tiny
 
 from genedge.runtime import load
 from genedge.runtime.artifact import read_artifact
 from genedge.runtime.errors import BadInput, LimitMissed
 from genedge.runtime.inspect import inspect
+from genedge.runtime.interface import Port
 from genedge.runtime.verify import verify
 from genedge.toolkit.adopt import adopt, check_range, checked_precision
+from genedge.toolkit.pairing import pair
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "docs" / "manifest.schema.json").read_text())
@@ -29,7 +39,7 @@ SCHEMA = json.loads((ROOT / "docs" / "manifest.schema.json").read_text())
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """An RGB generator of one component, and its file by torch.onnx.export."""
-    generator = transposed()
+    generator = small()
     return generator, plain_onnx(generator, tmp_path_factory.mktemp("plain") / "plain.onnx")
 
 
@@ -68,7 +78,7 @@ def test_a_file_that_onnxruntime_quantized_is_judged_alike(plain, tmp_path):
     generator, file = plain
     small = quantized_onnx(generator, file, tmp_path / "small.onnx")
     done = taken(generator, small, out=tmp_path)
-    assert done.directory.name == "transposed-onnx-int8"
+    assert done.directory.name == "small-onnx-int8"
     found, failed = figures(done.directory)
     assert failed == set()
     assert (found["psnr_db"], found["ssim"]) == pytest.approx(independent(generator, small))
@@ -127,10 +137,7 @@ def test_an_openvino_ir_is_adopted(plain, tmp_path):
 
 
 def test_a_pte_is_adopted_by_position(plain, tmp_path):
-    torch = pytest.importorskip("torch")
     exir = pytest.importorskip("executorch.exir")
-    from made_elsewhere import Whole
-
     example = tuple(torch.from_numpy(v) for v in feeds(plain[0], 1)[0].values())
     program = torch.export.export(Whole(plain[0]).eval(), example)
     file = tmp_path / "model.pte"
@@ -138,10 +145,43 @@ def test_a_pte_is_adopted_by_position(plain, tmp_path):
     done = taken(plain[0], file, out=tmp_path)
     assert (done.precision, done.producer) == ("fp32", "not named")
     assert figures(done.directory)[1] == set()
-    turned = torch.export.export(Whole(plain[0], lambda p: p.permute(0, 2, 3, 1)).eval(), example)
-    file.write_bytes(exir.to_edge(turned).to_executorch().buffer)
-    with pytest.raises(BadInput, match="output picture has its channels last"):
-        taken(plain[0], file, out=tmp_path, force=True)
+
+
+def ports(*rows):
+    return [Port(name, dtype, shape) for name, dtype, shape in rows]
+
+
+WANTED = {"a": ("float32", (1, 4)), "b": ("float32", (1, 4)), "c": ("int64", (1, 8))}
+F, I = ("float32", (1, 4)), ("int64", (1, 8))  # noqa: E741
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "rename"),
+    [
+        (ports(("b", *F), ("c", *I), ("a", *F)), "bca", {}),
+        (ports(("", *F), ("", *F), ("", *I)), "abc", {}),  # no names: in order
+        (ports(("a", *F), ("b", *F), ("ids", *I)), "abc", {}),  # one way is left
+        (ports(("x", *F), ("c", *I), ("y", *F)), "bca", {"x": "b", "y": "a"}),
+        (ports(("x", *F), ("c", *I), ("y", *F)), "bca", {"x": "b"}),
+    ],
+)
+def test_ports_pair_by_name_by_order_or_where_one_way_is_left(given, names, rename):
+    assert "".join(n for n, _ in pair("f", "input", given, WANTED, rename)) == names
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ports(("x", *F), ("y", *F), ("c", *I)),
+            r"input x .* may be any of .*: a .*, b .*--rename",
+        ),
+        (ports(("", *F), ("", *I), ("", *F)), r"input b is int64, the reference's is float32"),
+    ],
+)
+def test_ports_that_could_be_either_are_asked_for(given, message):
+    with pytest.raises(BadInput, match=message):
+        pair("f", "input", given, WANTED, {})
 
 
 def rename(graph, old, new):
@@ -184,11 +224,11 @@ def add_mask(graph):
         (drop_style, r"reference's input style \(float32 \[1, 2\]\) is missing; the file takes noise"),
         (add_mask, r"input mask \(float32 \[1, 8\]\) is none of the reference's: noise .*--rename"),
         (retype("noise", onnx.TensorProto.FLOAT16), "input noise is float16, the reference's is float32"),
-        (reshape("noise", [1, 17]), r"input noise is float32 \[1, 17\], the reference's is .*\[1, 16\]"),
-        (reshape("picture", [1, 16, 16, 3]), "output picture has its channels last"),
-        (reshape("picture", [1, 3, 8, 32]), r"output picture is float32 \[1, 3, 8, 32\]"),
+        (reshape("noise", [1, 5, 8, 8]), r"input noise is float32 \[1, 5, 8, 8\], the reference's is .*\[1, 4, 8, 8\]"),
+        (reshape("picture", [1, 32, 32, 3]), "output picture has its channels last"),
+        (reshape("picture", [1, 3, 16, 64]), r"output picture is float32 \[1, 3, 16, 64\]"),
         (lambda g: rename(g, "noise", "z"), None),
-        (reshape("noise", ["batch", 16]), None),
+        (reshape("noise", ["batch", 4, 8, 8]), None),
     ],
     ids=["no style", "mask", "dtype", "shape", "channels last", "height and width", "name", "batch"],
 )  # fmt: skip
@@ -240,11 +280,11 @@ def test_the_verb_adopts_with_the_page_s_reference(tmp_path):
     """docs/adopt.md's mymodel.py, found in the working folder."""
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "adopt.md").read_text(), re.S)
     assert code is not None
-    (tmp_path / "mymodel.py").write_text(
-        code[1] + "\nif __name__ == '__main__':\n"
-        "    torch.onnx.export(Decoder().eval(), (torch.zeros(1, 4, 8, 8),), 'bad.onnx', dynamo=True)\n"
-    )
-    subprocess.run([sys.executable, "mymodel.py"], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "mymodel.py").write_text(code[1])
+    names: dict = {}
+    exec(code[1], names)
+    other = names["Decoder"]().eval()  # not the reference's weights
+    torch.onnx.export(other, (torch.zeros(1, 4, 8, 8),), tmp_path / "bad.onnx", verbose=False)
     words = ["adopt", "bad.onnx", "--reference", "mymodel:reference", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "genedge.toolkit.cli", *words],
