@@ -33,7 +33,9 @@ def read(path: Path, component: str) -> Inspected:
         size = dtype.itemsize
         for n in tensor.dims:
             size *= n
-        stored.append(Stored(tensor.name, str(dtype), tuple(tensor.dims), size))
+        values = onnx.numpy_helper.to_array(tensor)
+        same = values.size > 1 and bool((values == values.flat[0]).all())
+        stored.append(Stored(tensor.name, str(dtype), tuple(tensor.dims), size, same))
     with tempfile.TemporaryDirectory(prefix="genedge-") as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4

@@ -39,7 +39,9 @@ def read(path: Path, component: str) -> Inspected:
             size = dtype.itemsize
             for n in shape:
                 size *= n
-            stored.append(Stored(node.get_friendly_name(), str(dtype), shape, size))
+            values = node.data
+            same = values.size > 1 and bool((values == values.flat[0]).all())
+            stored.append(Stored(node.get_friendly_name(), str(dtype), shape, size, same))
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     operators = []
     constants: set[str] = set()

@@ -37,4 +37,8 @@ def load(directory: Path, component: Component, threads: int) -> Run:
         outputs = component.outputs
         return {n: np.array(request.get_output_tensor(i).data) for i, n in enumerate(outputs)}
 
+    run.pinned = {  # type: ignore[attr-defined]
+        "threads": str(compiled.get_property("INFERENCE_NUM_THREADS")),
+        "precision": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+    }
     return run
