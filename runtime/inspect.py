@@ -30,12 +30,16 @@ JSON_SCHEMA = 1
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor in a component's files: its name there, dtype, shape and size in bytes."""
+    """One tensor in a component's files: its name there, dtype, shape and size in bytes.
+
+    one_value: whether all of its numbers are equal; False where the reader does not look.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     bytes: int
+    one_value: bool = False
 
 
 @dataclass(frozen=True)

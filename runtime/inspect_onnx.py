@@ -44,11 +44,13 @@ def read(path: Path, component: str) -> Inspected:
     import onnxruntime
 
     stored = []
-    for tensor in _tensors(onnx.load(path, load_external_data=False).graph):
+    for tensor in _tensors(onnx.load(path).graph):
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         bits = 4 if str(dtype) in ("int4", "uint4") else 8 * dtype.itemsize
         size = -(-bits * math.prod(tensor.dims) // 8)
-        stored.append(Stored(tensor.name, str(dtype), tuple(tensor.dims), size))
+        values = onnx.numpy_helper.to_array(tensor)
+        same = values.size > 1 and bool((values == values.flat[0]).all())
+        stored.append(Stored(tensor.name, str(dtype), tuple(tensor.dims), size, same))
     with tempfile.TemporaryDirectory(prefix="genedge-") as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4

@@ -48,7 +48,10 @@ def read(path: Path, component: str) -> Inspected:
             name = kind.get_type_name()
             bits = kind.get_bitwidth() * math.prod(shape)
             dtype = _DTYPES.get(name, name)
-            stored.append(Stored(node.get_friendly_name(), dtype, shape, -(-bits // 8)))
+            values = node.data
+            same = values.size > 1 and bool((values == values.flat[0]).all())
+            size = -(-bits // 8)
+            stored.append(Stored(node.get_friendly_name(), dtype, shape, size, same))
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     operators = []
     constants: set[str] = set()

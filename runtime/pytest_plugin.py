@@ -29,17 +29,20 @@ class Held:
 
 @pytest.fixture(scope="session")
 def genedge_artifact(pytestconfig: pytest.Config) -> Iterator[Callable[..., Held]]:
-    """A function (path, *, min_psnr, min_ssim, max_bytes, max_latency, prompts, threads) → Held.
+    """A function (path, *, budget, min_psnr, min_ssim, max_bytes, max_latency, prompts, threads) →
+    Held.
 
-    path: a folder, from pytest's root folder on, or a bundled name. Limits left out are the
-    precision's own. The test fails, with a line for each limit that was missed, or where the
-    artifact can not be run. An artifact is measured once in a session for the same limits.
+    path: a folder, from pytest's root folder on, or a bundled name. budget: a genedge.toml, from
+    there on too; the other limits win over it, and what nobody sets is the precision's own. The
+    test fails, with a line for each limit that was missed, or where the artifact can not be run.
+    An artifact is measured once in a session for the same limits.
     """
     made: dict[tuple[object, ...], Held] = {}
 
     def hold(
         path: str | Path,
         *,
+        budget: str | Path | None = None,
         min_psnr: float | None = None,
         min_ssim: float | None = None,
         max_bytes: int | None = None,
@@ -49,9 +52,9 @@ def genedge_artifact(pytestconfig: pytest.Config) -> Iterator[Callable[..., Held
     ) -> Held:
         __tracebackhide__ = True
         wanted = (min_psnr, min_ssim, max_bytes, max_latency)
-        key = (str(path), *wanted, prompts, threads)
+        key = (str(path), str(budget), *wanted, prompts, threads)
         if key not in made:
-            made[key] = _held(pytestconfig.rootpath, path, wanted, prompts, threads)
+            made[key] = _held(pytestconfig.rootpath, path, budget, wanted, prompts, threads)
         return made[key]
 
     yield hold
@@ -62,23 +65,30 @@ def genedge_artifact(pytestconfig: pytest.Config) -> Iterator[Callable[..., Held
 def _held(
     root: Path,
     path: str | Path,
+    budget: str | Path | None,
     wanted: tuple[float | None, float | None, int | None, float | None],
     prompts: int | None,
     threads: int,
 ) -> Held:
     __tracebackhide__ = True
+    from .budget import read_budget
     from .bundled import artifact_path
     from .errors import GenedgeError
     from .run import load
-    from .verify import Limits, verify
+    from .verdict import Limits
+    from .verify import verify
 
     psnr, ssim, size, latency = wanted
     limits = Limits(psnr=psnr, ssim=ssim, bytes=size, latency=latency)
     try:
         folder = root / path if (root / path).is_dir() else artifact_path(str(path))
-        report = verify([folder], prompts=prompts, threads=threads, limits=limits)
+        held_to = read_budget(root / budget) if budget is not None else None
+        report = verify([folder], prompts=prompts, threads=threads, limits=limits, budget=held_to)
         if report.failed:
-            lines = [f"{r.metric} is {r.value}; limit {r.limit or 'none'}" for r in report.failed]
+            lines = [
+                f"{r.metric} is {r.value}; limit {r.limit or 'none'}{r.note and f' ({r.note})'}"
+                for r in report.failed
+            ]
             pytest.fail("\n".join([f"{path} misses its limits", *lines]), pytrace=False)
         return Held(folder, {r.metric: r.value for r in report.rows}, load(folder, threads))
     except GenedgeError as problem:

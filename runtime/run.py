@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
 import threading
@@ -45,6 +46,15 @@ class Feed:
     seed: int
     style: str
     warnings: tuple[str, ...]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """By input: 16 hex digits of the sha256 of its dtype, shape and bytes."""
+        found = {}
+        for name, value in self.inputs.items():
+            about = f"{value.dtype.str} {list(value.shape)} ".encode()
+            found[name] = hashlib.sha256(about + value.tobytes()).hexdigest()[:16]
+        return found
 
 
 def split_style(prompt: str, styles: tuple[str, ...]) -> tuple[str, str]:
@@ -159,11 +169,11 @@ class Pipeline:
         """See the function of this name."""
         return prepare(self.artifact.signature, self.tokenizer, prompt, seed, style)
 
-    def values(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The generator's output, float32, of the signature's shape.
+    def outputs(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The generator's output, float32, of the signature's shape, as the runtime gave it.
 
         Raises BadInput where an input is missing or its dtype or shape is another, or the pipeline
-        is closed; EnvironmentFailed where the runtime returns infinities or NaN.
+        is closed.
         """
         signature = self.artifact.signature
         tensors = {}
@@ -176,7 +186,14 @@ class Pipeline:
                 raise BadInput(f"{self.artifact.directory} is closed; load it again")
             for component, run in zip(self.artifact.components, self.runs, strict=True):
                 tensors |= run({n: tensors[n] for n in component.inputs})
-        result = tensors[signature.output_name]
+        return tensors[signature.output_name]
+
+    def values(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The same, where all of it is finite.
+
+        Raises what `outputs` raises, EnvironmentFailed where it holds infinities or NaN.
+        """
+        result = self.outputs(inputs)
         if not np.isfinite(result).all():
             raise EnvironmentFailed(
                 f"{self.artifact.target} returned numbers that are not finite; "
@@ -184,9 +201,13 @@ class Pipeline:
             )
         return result
 
+    def to_pixels(self, values: np.ndarray) -> np.ndarray:
+        """What `values` gave → uint8 (H, W, 4), straight alpha."""
+        return to_pixels(values, self.artifact.signature)
+
     def pixels(self, feed: Feed) -> np.ndarray:
         """uint8 (H, W, 4), straight alpha."""
-        return to_pixels(self.values(feed.inputs), self.artifact.signature)
+        return self.to_pixels(self.values(feed.inputs))
 
     def generate(
         self,
@@ -257,6 +278,11 @@ class Pipeline:
             "model": self.artifact.name,
             "artifact": self.artifact.hash,
         }
+
+
+def pinned(pipeline: Pipeline) -> dict[str, str]:
+    """Threads and inference precision as the runtime itself reports them, where it does."""
+    return dict(getattr(pipeline.runs[-1], "pinned", {}))
 
 
 def load(path: str | Path, threads: int = 1, check: bool = True) -> Pipeline:

@@ -34,4 +34,6 @@ def load(directory: Path, component: Component, threads: int) -> Run:
         fed = {theirs.get(k, k): v for k, v in inputs.items() if theirs.get(k, k) in known}
         return dict(zip(component.outputs, session.run(wanted, fed), strict=True))
 
+    threads = session.get_session_options().intra_op_num_threads
+    run.pinned = {"threads": str(threads), "precision": "as stored"}  # type: ignore[attr-defined]
     return run

@@ -40,4 +40,8 @@ def load(directory: Path, component: Component, threads: int) -> Run:
         request.infer(fed, share_inputs=True)
         return {n: np.array(request.get_output_tensor(i).data) for n, i in wanted.items()}
 
+    run.pinned = {  # type: ignore[attr-defined]
+        "threads": str(compiled.get_property("INFERENCE_NUM_THREADS")),
+        "precision": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+    }
     return run

@@ -210,6 +210,6 @@ def test_verify_passes_on_a_good_artifact_and_fails_on_a_limit(artifact, tmp_pat
         "lead_db",
     }
     assert files["junit"].read_text().startswith("<?xml")
-    assert files["markdown"].read_text().startswith("| artifact")
+    assert files["markdown"].read_text().startswith("### genedge verify: ")
     strict = genedge("verify", artifact, "--min-psnr", "99", "--quiet")
     assert (strict.returncode, strict.stdout, strict.stderr) == (1, "", "")

@@ -42,6 +42,22 @@ def test_a_missed_limit_fails_the_test_and_says_by_how_much(app):
     result.stdout.no_fnmatch_line("*psnr_db is*")
 
 
+def test_a_budget_file_is_held_to_and_words_win_over_it(app):
+    (app.path / "genedge.toml").write_text(
+        'schema = 1\n[limits.tiny."*"."*"]\nmax_bytes = 1000\nmin_psnr = 99.5\n'
+    )
+    app.makepyfile(
+        """
+        def test_budget(genedge_artifact):
+            genedge_artifact("assets/model", budget="genedge.toml", min_psnr=10)
+        """
+    )
+    result = app.runpytest("-q")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["bytes is *; limit ≤ 1000"])
+    result.stdout.no_fnmatch_line("*psnr_db is*")
+
+
 @pytest.mark.parametrize(
     ("path", "line"),
     [("assets/none", "*does not exist*"), ("nothing", "*neither a folder nor bundled*")],

@@ -21,7 +21,7 @@ from genedge.runtime.child import run_in_child
 from genedge.runtime.errors import BadInput, EnvironmentFailed, GenedgeError
 from genedge.runtime.metrics import picture_psnr
 from genedge.runtime.picture import to_pixels
-from genedge.runtime.verify import Limits
+from genedge.runtime.verdict import Limits
 
 from .blame import SIMULATION, feeds_of, measure_losses
 from .distill import distill

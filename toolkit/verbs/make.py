@@ -121,7 +121,7 @@ def adopt(
         names[theirs] = ours
     need_torch()
     from genedge.runtime.artifact import read_artifact
-    from genedge.runtime.verify import DEFAULTS, Limits, judge
+    from genedge.runtime.verdict import DEFAULTS, Limits, judge
 
     from ..adopt import adopt as run
     from ..generator import resolve
