@@ -135,8 +135,10 @@ def _parts(generator: Generator, mains: Sequence[Path], rename: Mapping[str, str
 
 def _needed(generator: Generator, component: str, name: str) -> bool:
     """Whether the reference's outputs change with this input; exporters drop one that they do not."""
-    feeds = [generator.prepare(p, seed) for seed, p in enumerate(generator.golden[:4])]
-    tensors = [generator.tensors(f) for f in feeds]
+    prompts = (*generator.golden, *generator.calibration)
+    tensors = [
+        generator.tensors(generator.prepare(prompts[i % len(prompts)], seed=i)) for i in range(6)
+    ]
     for part in generator.components:
         if component in ("whole", part.name) and name in part.inputs:
             for other in tensors[1:]:
