@@ -29,9 +29,11 @@ stdlib=$kotlin/lib/kotlin-stdlib.jar
 tests=$stdlib:$jars/gson.jar:$jars/junit4.jar:$jars/hamcrest-core.jar
 newer() { [ ! -e "$1" ] || [ -n "$(find "${@:2}" -newer "$1" -print -quit)" ]; }
 compile() { # class path, target, other arguments
+    touch "$2.began" # the age of what comes out: a file that changes meanwhile is compiled next time
     # The compiler runs for seconds: the first stage of the JIT halves what it takes.
     JAVA_OPTS="-Xmx1g -XX:TieredStopAtLevel=1 -XX:+UseSerialGC" bash "$kotlin/bin/kotlinc" \
         -jvm-target 1.8 -Werror -no-stdlib -no-reflect -classpath "$1" -d "$2.partial.jar" "${@:3}"
+    touch -r "$2.began" "$2.partial.jar"
     mv "$2.partial.jar" "$2"
 }
 case $1 in
