@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-shrink clean
+.PHONY: demo test test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-shrink bench-kills clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -62,6 +62,9 @@ bench: $(VENV)/dev.stamp  ## docs/measured.md: accuracy, size, latency ratios, c
 
 bench-shrink: $(VENV)/dev.stamp  ## docs/shrink.md's tables: ratio and PSNR, losses, two processes
 	$(BIN)/python tests/benchmarks/shrink.py build/shrink.md
+
+bench-kills: $(VENV)/dev.stamp  ## SIGKILL at 20 random moments; nothing may be half-written
+	$(BIN)/python tests/benchmarks/kills.py 20
 
 train: $(VENV)/train.stamp  ## about two hours on two cores; resumes
 	nice $(BIN)/genedge train emoji --out trained --work .train --cache .cache

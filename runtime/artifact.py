@@ -10,7 +10,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 CPUS = ("portable", "vnni", "arm")
 STEPS = ("feed_forward",)
 MANIFEST = "manifest.json"
+_INPUT = "input:"  # arrays of golden.npz that hold hashes of an input
 OWN_FILES = (MANIFEST, "generator.json")  # what marks a folder as written by genedge
 
 
@@ -41,13 +42,15 @@ class StoredFile:
 class Component:
     """One graph: names of its inputs and outputs in order, and the files that hold it.
 
-    The first file is the one to load; the others lie beside it.
+    The first file is the one to load; the others lie beside it. file_names: what the file calls an
+    input or output, where it is another word.
     """
 
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     files: tuple[StoredFile, ...]
+    file_names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,17 @@ class Golden:
     """Golden prompts and what the float generator drew for them.
 
     prompts: N texts; seeds: N; pictures: uint8 (N, H, W, 4), straight alpha. simulated: the same
-    by the simulation of the int8 graph, or None where the artifact is not int8.
+    by the simulation of the int8 graph, or None where the artifact is not int8. inputs: hashes of
+    what the float generator was fed (`Feed.hashes`), N per "source:name"; None in older artifacts.
+    precise: pictures computed in float64, where the reference was drawn anew.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     pictures: np.ndarray
     simulated: np.ndarray | None
+    inputs: Mapping[str, tuple[str, ...]] | None = None
+    precise: np.ndarray | None = None
 
 
 def sha256_of(path: Path) -> str:
@@ -209,6 +216,7 @@ def read_artifact(directory: Path) -> Artifact:
                 tuple(c["inputs"]),
                 tuple(c["outputs"]),
                 tuple(_file(f, path) for f in c["files"]),
+                {str(k): str(v) for k, v in c.get("file_names", {}).items()},
             )
             for c in row["components"]
         )
@@ -259,7 +267,7 @@ def check_files(artifact: Artifact, golden: bool = False) -> None:
 
 
 def write_golden(path: Path, golden: Golden) -> None:
-    """golden.npz: prompts, seeds, pictures and, for int8, simulated; no pickled arrays."""
+    """golden.npz: prompts, seeds, pictures, for int8 simulated, input hashes; no pickled arrays."""
     arrays = {
         "prompts": np.array(golden.prompts, dtype=np.str_),
         "seeds": np.array(golden.seeds, dtype=np.int64),
@@ -267,6 +275,10 @@ def write_golden(path: Path, golden: Golden) -> None:
     }
     if golden.simulated is not None:
         arrays["simulated"] = golden.simulated
+    if golden.precise is not None:
+        arrays["precise"] = golden.precise
+    for name, hashes in (golden.inputs or {}).items():
+        arrays[_INPUT + name] = np.array(hashes, dtype=np.str_)
     np.savez_compressed(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]
 
 
@@ -277,13 +289,25 @@ def read_golden(artifact: Artifact) -> Golden:
     path = artifact.directory / artifact.golden.path
     if not path.is_file():
         raise BadInput(f"{path} is missing; export it again, or name --reference MODEL")
+    return read_golden_file(path)
+
+
+def read_golden_file(path: Path) -> Golden:
+    """What `write_golden` wrote. Raises BadInput where it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            inputs = {
+                k.removeprefix(_INPUT): tuple(str(h) for h in arrays[k])
+                for k in arrays.files
+                if k.startswith(_INPUT)
+            }
             return Golden(
                 prompts=tuple(str(p) for p in arrays["prompts"]),
                 seeds=tuple(int(s) for s in arrays["seeds"]),
                 pictures=arrays["pictures"],
                 simulated=arrays.get("simulated"),
+                inputs=inputs or None,
+                precise=arrays.get("precise"),
             )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as problem:
         raise BadInput(f"{path} is damaged ({problem}); export it again") from None

@@ -21,6 +21,13 @@ class ChildFailed(GenedgeError):
         self.exit_code = exit_code
 
 
+def how_it_ended(code: int, stderr: str) -> str:
+    """One line on a process that died: its signal or exit code, and the last line it printed."""
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    last = stderr.strip().splitlines()[-1:] or ["nothing was printed"]
+    return f"the process that ran it {how} ({last[0][:200]})"
+
+
 def run_in_child(task: str, **arguments: Any) -> dict[str, Any]:
     """The result of `task` with `arguments`, all of them JSON.
 
@@ -38,13 +45,7 @@ def run_in_child(task: str, **arguments: Any) -> dict[str, Any]:
         if done.returncode == -signal.SIGINT:
             raise KeyboardInterrupt
         if not answer.is_file():
-            how = (
-                f"was killed by {signal.Signals(-done.returncode).name}"
-                if done.returncode < 0
-                else f"ended with code {done.returncode}"
-            )
-            last = done.stderr.strip().splitlines()[-1:] or ["nothing was printed"]
-            raise EnvironmentFailed(f"the process that ran it {how} ({last[0][:200]})")
+            raise EnvironmentFailed(how_it_ended(done.returncode, done.stderr))
         row = json.loads(answer.read_text())
     if "error" in row:
         raise ChildFailed(row["error"], row["exit_code"])
@@ -56,11 +57,21 @@ def _main(path: Path) -> None:
     task = request.pop("task")
     try:
         if task == "measure":
-            from .verify import measure
+            from .measure import measure
 
+            files = {k: Path(request[k]) for k in ("golden", "drawn") if request.get(k)}
             result: Any = measure(
-                Path(request["directory"]), request["prompts"], request["threads"]
+                Path(request["directory"]), request["prompts"], request["threads"], **files
             )
+        elif task == "sample":
+            from .interface import sample
+
+            out = Path(request["out"])
+            result = sample(Path(request["directory"]), request["count"], out)
+        elif task == "stored":
+            from .inspect import stored_in
+
+            result = stored_in(request["target"], Path(request["path"]))
         else:
             raise GenedgeError(f"unknown task {task!r}")
         row = {"result": result}

@@ -66,11 +66,22 @@ def suspicion(pixels: np.ndarray) -> str:
     """
     white = over(pixels, (255, 255, 255)).astype(np.float64)
     if np.ptp(white.reshape(-1, 3), axis=0).max() <= 4:
-        return f"every pixel has the same colour ({', '.join(str(int(v)) for v in white[0, 0])})"
+        return _one_colour(pixels)
     near = np.abs(np.diff(white, axis=1)).mean()
     mixed = np.random.default_rng(0).permutation(white.reshape(-1, 3))
     far = np.abs(np.diff(mixed, axis=0)).mean()
     return "the picture looks like noise" if near > 0.75 * far else ""
+
+
+def _one_colour(pixels: np.ndarray) -> str:
+    """What to call a picture of one colour; uint8 (H, W, 4), straight alpha."""
+    if not pixels[..., 3].any():
+        return "the picture is empty: every pixel is transparent"
+    red, green, blue = (int(v) for v in over(pixels, (255, 255, 255))[0, 0])
+    if max(red, green, blue) - min(red, green, blue) <= 4:
+        name = "black" if red <= 8 else "white" if red >= 247 else "grey"
+        return f"the picture is {name}: every pixel is {red}, {green}, {blue}"
+    return f"every pixel has the same colour ({red}, {green}, {blue})"
 
 
 def _xmp() -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
 import threading
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from PIL import Image
 
 from .artifact import Artifact, check_files, read_artifact
+from .bundled import artifact_path
 from .errors import BadInput, EnvironmentFailed, MissingProgram
-from .noise import MEANING_CHOICE, checked_seed, choice, new_seed, noise
-from .picture import parse_background, to_image, to_pixels
+from .noise import LARGEST_SEED, MEANING_CHOICE, checked_seed, choice, new_seed, noise
+from .picture import parse_background, suspicion, to_image, to_pixels
 from .signature import Signature
 from .tokenizer import PromptTokenizer, checked_prompt, load_tokenizer
 
@@ -29,6 +33,10 @@ _RUNNERS = {
 }
 
 
+class PictureWarning(UserWarning):
+    """A picture was drawn, and may not be what was asked for: the text says why."""
+
+
 @dataclass(frozen=True)
 class Feed:
     """Everything one picture is drawn from, and what the user should be told of it."""
@@ -38,6 +46,15 @@ class Feed:
     seed: int
     style: str
     warnings: tuple[str, ...]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """By input: 16 hex digits of the sha256 of its dtype, shape and bytes."""
+        found = {}
+        for name, value in self.inputs.items():
+            about = f"{value.dtype.str} {list(value.shape)} ".encode()
+            found[name] = hashlib.sha256(about + value.tobytes()).hexdigest()[:16]
+        return found
 
 
 def split_style(prompt: str, styles: tuple[str, ...]) -> tuple[str, str]:
@@ -125,22 +142,41 @@ def load_component_runs(artifact: Artifact, threads: int) -> list[Run]:
 
 @dataclass
 class Pipeline:
-    """A loaded artifact. Safe to call from several threads: one picture at a time is drawn."""
+    """A loaded artifact. Safe to call from several threads: one picture at a time is drawn.
+
+    A context manager: on leaving, or by `close`, it lets go of its runtime.
+    """
 
     artifact: Artifact
     tokenizer: PromptTokenizer | None
     runs: list[Run]
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the runtime's memory, after the picture that is being drawn; twice is no harm."""
+        with self._lock:
+            self.runs = []
+
     def prepare(self, prompt: str, seed: int, style: str = "") -> Feed:
         """See the function of this name."""
         return prepare(self.artifact.signature, self.tokenizer, prompt, seed, style)
 
-    def values(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The generator's output, float32, of the signature's shape.
+    def outputs(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The generator's output, float32, of the signature's shape, as the runtime gave it.
 
-        Raises BadInput where an input is missing or its dtype or shape is another,
-        EnvironmentFailed where the runtime returns infinities or NaN.
+        Raises BadInput where an input is missing or its dtype or shape is another, or the pipeline
+        is closed.
         """
         signature = self.artifact.signature
         tensors = {}
@@ -149,9 +185,18 @@ class Pipeline:
                 raise BadInput(f"input {name} is missing")
             tensors[name] = spec.check(name, inputs[name])
         with self._lock:
+            if not self.runs:
+                raise BadInput(f"{self.artifact.directory} is closed; load it again")
             for component, run in zip(self.artifact.components, self.runs, strict=True):
                 tensors |= run({n: tensors[n] for n in component.inputs})
-        result = tensors[signature.output_name]
+        return tensors[signature.output_name]
+
+    def values(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The same, where all of it is finite.
+
+        Raises what `outputs` raises, EnvironmentFailed where it holds infinities or NaN.
+        """
+        result = self.outputs(inputs)
         if not np.isfinite(result).all():
             raise EnvironmentFailed(
                 f"{self.artifact.target} returned numbers that are not finite; "
@@ -159,9 +204,13 @@ class Pipeline:
             )
         return result
 
+    def to_pixels(self, values: np.ndarray) -> np.ndarray:
+        """What `values` gave → uint8 (H, W, 4), straight alpha."""
+        return to_pixels(values, self.artifact.signature)
+
     def pixels(self, feed: Feed) -> np.ndarray:
         """uint8 (H, W, 4), straight alpha."""
-        return to_pixels(self.values(feed.inputs), self.artifact.signature)
+        return self.to_pixels(self.values(feed.inputs))
 
     def generate(
         self,
@@ -172,20 +221,83 @@ class Pipeline:
     ) -> Image.Image:
         """A PIL image: RGBA on `transparent`, RGB on `white` or `#rrggbb`.
 
-        Without a seed one is drawn. Raises BadInput for a prompt, seed, style or background that
-        can not be used.
+        Without a seed one is drawn. `image.info` holds prompt, seed (as text), style, model and the
+        artifact's hash. Warns with PictureWarning where words of the prompt were not used, or the
+        picture looks like none. Raises BadInput for a prompt, seed, style or background that can
+        not be used.
         """
+        return next(self.generate_many([prompt], seed=seed, style=style, background=background))
+
+    def generate_many(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        count: int = 1,
+        seed: int | None = None,
+        style: str = "",
+        background: str = "transparent",
+    ) -> Iterator[Image.Image]:
+        """Pictures one after another, as they are drawn: `count` of each prompt.
+
+        The pictures of a prompt have the seeds seed … seed + count − 1. Everything is looked at
+        before the first is drawn: raises what `generate` raises, and for a count below 1. Stop
+        whenever enough are drawn.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
         ground = parse_background(background)
-        feed = self.prepare(prompt, new_seed() if seed is None else seed, style)
-        return to_image(self.pixels(feed), ground)
+        first = new_seed() if seed is None else checked_seed(seed)
+        if count < 1:
+            raise BadInput(f"count {count} is too small; use 1 or more")
+        if first > LARGEST_SEED - count:
+            raise BadInput(f"seed {first} with count {count} leaves the range 0 to {LARGEST_SEED}")
+        for text in texts:
+            self.prepare(text, first, style)
+        return self._drawn(texts, range(first, first + count), style, ground)
+
+    def _drawn(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        style: str,
+        ground: tuple[int, int, int] | None,
+    ) -> Iterator[Image.Image]:
+        for prompt in prompts:
+            for seed in seeds:
+                feed = self.prepare(prompt, seed, style)
+                pixels = self.pixels(feed)
+                for text in (*feed.warnings, suspicion(pixels)):
+                    if text:
+                        warnings.warn(text, PictureWarning, stacklevel=3)
+                image = to_image(pixels, ground)
+                image.info.update(self.about(feed))
+                yield image
+
+    def about(self, feed: Feed) -> dict[str, str]:
+        """What a picture is saved with: prompt, seed, style, model and the artifact's hash."""
+        return {
+            "prompt": feed.prompt,
+            "seed": str(feed.seed),
+            "style": feed.style,
+            "model": self.artifact.name,
+            "artifact": self.artifact.hash,
+        }
+
+
+def pinned(pipeline: Pipeline) -> dict[str, str]:
+    """Threads and inference precision as the runtime itself reports them, where it does."""
+    return dict(getattr(pipeline.runs[-1], "pinned", {}))
 
 
 def load(path: str | Path, threads: int = 1, check: bool = True) -> Pipeline:
-    """Opens an artifact's folder; with `check`, after comparing every file's sha256.
+    """Opens an artifact's folder, or a bundled one by its name ("emoji").
 
-    Raises BadInput, MissingProgram.
+    threads: that one picture is drawn on; ExecuTorch has one pool for all its artifacts, and the
+    last load sets it. check: compare every file's sha256 first. Raises BadInput where the folder is
+    no artifact or damaged, MissingProgram where its runtime is not installed.
     """
-    artifact = read_artifact(Path(path))
+    if threads < 1:
+        raise BadInput(f"threads {threads} is too small; use 1 or more")
+    artifact = read_artifact(artifact_path(path) if isinstance(path, str) else path)
     if check:
         check_files(artifact)
     tokenizer = None

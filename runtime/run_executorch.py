@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +21,10 @@ def load(directory: Path, component: Component, threads: int) -> Run:
         from executorch.runtime import Runtime, Verification
 
         torch.set_num_threads(threads)
-        with contextlib.suppress(ImportError, AttributeError):
-            from executorch.extension.pybindings import _portable_lib
+        from executorch.extension.pybindings import portable_lib
 
-            _portable_lib._threadpool_reset(threads)  # type: ignore[attr-defined]
+        # The pool is the process's own and has a thread per core until it is told otherwise.
+        portable_lib._unsafe_reset_threadpool(threads)
         program = Runtime.get().load_program(
             directory / component.files[0].path, verification=Verification.InternalConsistency
         )
@@ -39,4 +38,6 @@ def load(directory: Path, component: Component, threads: int) -> Run:
         results = method.execute(fed)
         return {n: r.numpy().copy() for n, r in zip(component.outputs, results, strict=True)}
 
+    threads = portable_lib._threadpool_get_thread_count()
+    run.pinned = {"threads": str(threads), "precision": "as stored"}  # type: ignore[attr-defined]
     return run

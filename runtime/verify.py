@@ -1,220 +1,233 @@
-"""Does an artifact draw what the float generator draws? Measures, and holds them to limits."""
+"""Does an artifact draw what the float generator draws, small and fast enough? One verdict each."""
 
 from __future__ import annotations
 
-import platform
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .artifact import Artifact, check_files, read_artifact, read_golden
+from .artifact import Artifact, Golden, read_artifact, read_golden, read_golden_file
+from .bench import Bench, bench, names_of
+from .bootstrap import mean_difference
 from .child import run_in_child
 from .errors import BadInput, GenedgeError
-from .metrics import flat_kept, max_error, picture_psnr, picture_ssim, signed_error
-from .picture import suspicion
+from .metrics import picture_psnr
+from .verdict import DEFAULTS, Between, Limits, Report, Row, Shown, judge
 
-LATENCY_RUNS = 20
+if TYPE_CHECKING:
+    from .budget import Budget, Wanted
 
+__all__ = ["DEFAULTS", "Between", "Limits", "Report", "Row", "Shown", "judge", "verify"]
 
-@dataclass(frozen=True)
-class Limits:
-    """What a verdict is held to; None where a metric is only reported.
+FEWEST_FOR_NO_LOSS = 200  # distinct prompts that a claim of no loss rests on
+SHOWN = 8  # pictures of each artifact that reports show: those furthest from float
+QUICK_ROUNDS, QUICK_COLD_STARTS = 30, 3
 
-    psnr (dB, mean over prompts), ssim (mean), flat (share of 0 and 255 that comes back within 2),
-    signed (grey levels, largest of four channels), lead (dB by which the artifact is closer to the
-    simulation of its int8 graph than the simulation is to float), bytes, latency (ms, median).
-    """
-
-    psnr: float | None = None
-    ssim: float | None = None
-    flat: float | None = None
-    signed: float | None = None
-    lead: float | None = None
-    bytes: int | None = None
-    latency: float | None = None
-
-
-DEFAULTS = {
-    "fp32": Limits(psnr=60, ssim=0.999, flat=0.999, signed=0.05),
-    "fp16": Limits(psnr=50, ssim=0.999, flat=0.99, signed=0.1),
-    "int8": Limits(psnr=32, ssim=0.95, flat=0.99, signed=0.3, lead=3),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One metric of one artifact: its value, its limit ("" where there is none), its verdict."""
-
-    artifact: str
-    metric: str
-    value: float | str
-    limit: str
-    passed: bool
-
-
-@dataclass(frozen=True)
-class Report:
-    """What verify found. `failed` holds the rows that missed their limits."""
-
-    rows: tuple[Row, ...]
-    details: tuple[Mapping[str, Any], ...]
-
-    @property
-    def failed(self) -> tuple[Row, ...]:
-        return tuple(r for r in self.rows if not r.passed)
-
-
-def cpu_has_vnni() -> bool:
-    """Whether this CPU multiplies int8 without 16-bit sums; every ARM CPU of the last years does."""
-    if platform.machine() in ("aarch64", "arm64"):
-        return True
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_vnni" in flags or "avx_vnni" in flags
-
-
-def measure(directory: Path, prompts: int | None, threads: int) -> dict[str, Any]:
-    """Draws the golden prompts of one artifact and compares; plain numbers, in this process.
-
-    Raises BadInput where a file is missing, damaged or changed.
-    """
-    from .run import load
-
-    artifact = read_artifact(directory)
-    check_files(artifact, golden=True)
-    golden = read_golden(artifact)
-    count = min(prompts or len(golden.prompts), len(golden.prompts))
-    if count == 0:
-        raise BadInput(f"{directory} has no golden prompts; export it again")
-    pipeline = load(directory, threads, check=False)
-    feeds = [
-        pipeline.prepare(p, s)
-        for p, s in zip(golden.prompts[:count], golden.seeds[:count], strict=True)
-    ]
-    drawn = [pipeline.pixels(f) for f in feeds]
-    true = golden.pictures[:count]
-    psnrs = [picture_psnr(a, b) for a, b in zip(drawn, true, strict=True)]
-    ssims = [picture_ssim(a, b) for a, b in zip(drawn, true, strict=True)]
-    kept, flat = np.sum([flat_kept(a, b) for a, b in zip(drawn, true, strict=True)], axis=0)
-    signed = np.mean([signed_error(a, b) for a, b in zip(drawn, true, strict=True)], axis=0)
-    odd = {
-        f"{feeds[i].prompt!r}": why
-        for i, pixels in enumerate(drawn)
-        if (why := suspicion(pixels)) and not suspicion(true[i])
-    }
-    found: dict[str, Any] = {
-        "prompts": count,
-        "psnr": float(np.mean(psnrs)),
-        "psnr_p1": float(np.percentile(psnrs, 1)),
-        "psnr_worst": float(np.min(psnrs)),
-        "worst_prompt": feeds[int(np.argmin(psnrs))].prompt,
-        "ssim": float(np.mean(ssims)),
-        "ssim_worst": float(np.min(ssims)),
-        "max_error": max(max_error(a, b) for a, b in zip(drawn, true, strict=True)),
-        "flat": float(kept / flat) if flat else 1.0,
-        "signed": [float(v) for v in signed],
-        "suspicious": odd,
-        "bytes": artifact.bytes,
-        "latency_ms": _latency(pipeline.values, feeds[0].inputs),
-        "threads": threads,
-    }
-    if golden.simulated is not None:
-        simulated = golden.simulated[:count]
-        to_sim = [picture_psnr(a, b) for a, b in zip(drawn, simulated, strict=True)]
-        to_float = [picture_psnr(a, b) for a, b in zip(simulated, true, strict=True)]
-        found |= {
-            "to_simulation": float(np.mean(to_sim)),
-            "simulation_to_float": float(np.mean(to_float)),
-            "lead": float(np.mean(to_sim) - np.mean(to_float)),
-        }
-    return found
-
-
-def _latency(
-    values: Callable[[Mapping[str, np.ndarray]], np.ndarray], inputs: Mapping[str, np.ndarray]
-) -> float:
-    """Median of LATENCY_RUNS runs, in ms, after three to warm up."""
-    for _ in range(3):
-        values(inputs)
-    times = []
-    for _ in range(LATENCY_RUNS):
-        began = time.perf_counter()
-        values(inputs)
-        times.append(time.perf_counter() - began)
-    return float(np.median(times) * 1000)
-
-
-def judge(artifact: Artifact, found: Mapping[str, Any], limits: Limits) -> list[Row]:
-    """Rows of one artifact. A picture that looks like no drawing fails, whatever its PSNR."""
-    name = artifact.directory.name or str(artifact.directory)
-    rows = []
-
-    def add(metric: str, value: float | str, limit: float | None, low: bool, unit: str) -> None:
-        text = "" if limit is None else f"{'≥' if low else '≤'} {limit:g}{unit}"
-        passed = True
-        if limit is not None:
-            number = float(value)
-            passed = number >= limit if low else number <= limit
-        rows.append(Row(name, metric, value, text, bool(passed)))
-
-    add("psnr_db", found["psnr"], limits.psnr, True, " dB")
-    add("psnr_worst_db", found["psnr_worst"], None, True, " dB")
-    add("ssim", found["ssim"], limits.ssim, True, "")
-    add("max_error", found["max_error"], None, False, "")
-    add("flat_kept", found["flat"], limits.flat, True, "")
-    add("signed_error", max(abs(v) for v in found["signed"]), limits.signed, False, "")
-    if "lead" in found:
-        add("to_simulation_db", found["to_simulation"], None, True, " dB")
-        add("simulation_to_float_db", found["simulation_to_float"], None, True, " dB")
-        add("lead_db", found["lead"], limits.lead, True, " dB")
-    add("bytes", found["bytes"], limits.bytes, False, "")
-    add("latency_ms", found["latency_ms"], limits.latency, False, " ms")
-    for prompt, why in found["suspicious"].items():
-        rows.append(Row(name, "suspicious", f"{prompt}: {why}", "none", False))
-    if artifact.precision == "int8" and artifact.cpu != "portable" and not cpu_has_vnni():
-        why = f"exported for {artifact.cpu}; this CPU has no VNNI, 8-bit weights saturate"
-        rows.append(Row(name, "cpu_profile", why, "portable", False))
-    return rows
+Progress = Callable[[str, int, int], None]
 
 
 def verify(
-    directories: list[Path],
+    directories: Sequence[Path],
     *,
     prompts: int | None = None,
     threads: int = 1,
     limits: Limits | None = None,
-    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+    budget: Budget | None = None,
+    golden: Mapping[Path, Path] | None = None,
+    timed: bool = False,
+    report: Progress = lambda what, done, total: None,
 ) -> Report:
-    """Each artifact in a process of its own. `limits` override the precision's defaults where set.
+    """Each artifact in a process of its own.
 
-    An artifact that can not be judged gives one row, "runs", with the reason; the others go on.
-    Raises BadInput where a directory is no artifact at all.
+    limits: win over the budget's, those over the precision's defaults, each where set. golden: by
+    folder, a file of golden pictures to use instead of the artifact's own. timed: runs the bench
+    even where no limit asks for it. An artifact that can not be judged gives one row, "runs", with the
+    reason; the others go on. Raises BadInput where a directory is no artifact at all, or a baseline
+    that the budget names is none.
     """
+    names = names_of(directories)
+    artifacts = dict(zip(names, (read_artifact(d) for d in directories), strict=True))
+    if len(artifacts) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise BadInput(f"{twice} is named twice; name each artifact once")
+    wanted = {n: w for n, a in artifacts.items() if budget and (w := budget.of(a))}
+    baselines, others = _baselines(wanted, artifacts, budget)
     rows: list[Row] = []
-    details: list[Mapping[str, Any]] = []
-    for i, directory in enumerate(directories):
-        artifact = read_artifact(directory)
-        report(artifact.directory.name, i, len(directories))
-        try:
-            found = run_in_child(
-                "measure", directory=str(directory), prompts=prompts, threads=threads
-            )
-        except GenedgeError as problem:
-            if len(directories) == 1:
-                raise
-            rows.append(Row(directory.name, "runs", str(problem), "", False))
+    found: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="genedge-") as work:
+        for i, (name, artifact) in enumerate((artifacts | others).items()):
+            report(f"verify {name}", i, len(artifacts) + len(others))
+            drawn = Path(work) / f"{i}.npy"
+            other = (golden or {}).get(artifact.directory)
+            try:
+                found[name] = run_in_child(
+                    "measure",
+                    directory=str(artifact.directory),
+                    prompts=prompts,
+                    threads=threads,
+                    golden=str(other) if other else None,
+                    drawn=str(drawn),
+                ) | {"drawn": drawn}
+            except GenedgeError as problem:
+                if len(directories) == 1 or name in others:
+                    raise
+                rows.append(Row(name, "runs", str(problem), "", False))
+        ran = {n: a for n, a in artifacts.items() if n in found}
+        for name, artifact in ran.items():
+            chosen = DEFAULTS[artifact.precision]
+            chosen = wanted[name].limits.over(chosen) if name in wanted else chosen
+            rows += judge(artifact, found[name], limits.over(chosen) if limits else chosen, name)
+        true = {n: _golden(artifact, golden or {}) for n, artifact in (ran | others).items()}
+        between = _between(ran, found, true)
+        shown = {n: _shown(found[n], true[n]) for n in ran}
+    rows += _no_loss_rows({n: w for n, w in wanted.items() if n in ran}, baselines, found, true)
+    times = _timed(ran | others, wanted, baselines, timed, report)
+    if times is not None:
+        from .timed import timed_rows
+
+        rows += timed_rows(times, {n: w for n, w in wanted.items() if n in ran}, baselines)
+    if budget is not None:
+        from .budget import score_rows
+
+        rows += score_rows(budget)
+    details = [
+        {
+            "artifact": str(a.directory),
+            "name": n,
+            "hash": a.hash,
+            "generator": a.generator_hash,
+            **{k: v for k, v in found[n].items() if k != "drawn"},
+        }
+        for n, a in ran.items()
+    ]
+    order = {n: i for i, n in enumerate(names)}
+    rows.sort(key=lambda r: order.get(r.artifact, len(order)))
+    return Report(tuple(rows), tuple(details), between, (), times, shown)
+
+
+def _golden(artifact: Artifact, golden: Mapping[Path, Path]) -> Golden:
+    other = golden.get(artifact.directory)
+    return read_golden(artifact) if other is None else read_golden_file(other)
+
+
+def _baselines(
+    wanted: Mapping[str, Wanted], artifacts: Mapping[str, Artifact], budget: Budget | None
+) -> tuple[dict[str, str], dict[str, Artifact]]:
+    """What each baseline of the budget is called here, and those that were not named as artifacts.
+
+    Raises BadInput where one is neither an artifact that was named nor a folder beside the budget.
+    """
+    called: dict[str, str] = {}
+    others: dict[str, Artifact] = {}
+    for name, limits in wanted.items():
+        for want in (limits.max_latency_ratio, limits.no_loss):
+            if want is None or want.to in called:
+                continue
+            if want.to in artifacts:
+                called[want.to] = want.to
+                continue
+            assert budget is not None
+            folder = budget.path.parent / want.to
+            if not folder.is_dir():
+                raise BadInput(
+                    f"{budget.path}: {name} is compared with {want.to!r}, which is none of the "
+                    f"artifacts and no folder beside the budget file; name it too"
+                )
+            same = [n for n, a in artifacts.items() if a.directory.resolve() == folder.resolve()]
+            called[want.to] = same[0] if same else want.to
+            if not same:
+                others[want.to] = read_artifact(folder)
+    return called, others
+
+
+def _between(
+    ran: Mapping[str, Artifact], found: Mapping[str, Any], true: Mapping[str, Golden]
+) -> tuple[Between, ...]:
+    """Every two artifacts that drew the same prompts from the same seeds."""
+    rows, names = [], list(ran)
+    pictures = {n: np.load(found[n]["drawn"], mmap_mode="r") for n in names}
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            count = min(len(pictures[first]), len(pictures[second]))
+            one, two = true[first], true[second]
+            if (one.prompts[:count], one.seeds[:count]) != (two.prompts[:count], two.seeds[:count]):
+                continue
+            if pictures[first].shape[1:] != pictures[second].shape[1:]:
+                continue
+            pairs = zip(pictures[first][:count], pictures[second][:count], strict=True)
+            scores = [picture_psnr(a, b) for a, b in pairs]
+            rows.append(Between(first, second, float(np.mean(scores)), float(np.min(scores))))
+    return tuple(rows)
+
+
+def _shown(found: Mapping[str, Any], golden: Golden) -> tuple[Shown, ...]:
+    """The SHOWN pictures that are furthest from float, the furthest first."""
+    drawn = np.load(found["drawn"])
+    return tuple(
+        Shown(golden.prompts[i], golden.seeds[i], found["psnrs"][i], golden.pictures[i], drawn[i])
+        for i in np.argsort(found["psnrs"], kind="stable")[:SHOWN]
+    )
+
+
+def _no_loss_rows(
+    wanted: Mapping[str, Wanted],
+    baselines: Mapping[str, str],
+    found: Mapping[str, Any],
+    true: Mapping[str, Golden],
+) -> list[Row]:
+    """Claims of no loss: the mean difference of PSNR, paired by prompt, and its interval."""
+    rows = []
+    for name, limits in wanted.items():
+        want = limits.no_loss
+        if want is None or baselines[want.to] not in found:
             continue
-        chosen = DEFAULTS[artifact.precision]
-        if limits is not None:
-            given = {k: v for k, v in vars(limits).items() if v is not None}
-            chosen = replace(chosen, **given)
-        rows += judge(artifact, found, chosen)
-        details.append({"artifact": str(directory), "hash": artifact.hash, **found})
-    report("", len(directories), len(directories))
-    return Report(tuple(rows), tuple(details))
+        base = baselines[want.to]
+        limit = f"≥ {-want.margin:g} dB against {base}"
+        count = min(found[name]["prompts"], found[base]["prompts"])
+        one, two = true[name], true[base]
+        if (one.prompts[:count], one.seeds[:count]) != (two.prompts[:count], two.seeds[:count]):
+            note = "the two were verified with other prompts; use --prompts-file for both"
+            rows.append(Row(name, "no_loss_db", "not comparable", limit, False, note))
+            continue
+        mine, others = (np.array(found[n]["psnrs"][:count]) for n in (name, base))
+        at = mean_difference(mine, others)
+        different = len(set(one.prompts[:count]))
+        verdict = at.at_least(-want.margin)
+        note = f"{at.low:.3g} … {at.high:.3g} dB over {different} prompts"
+        if different < FEWEST_FOR_NO_LOSS and verdict == "pass":
+            verdict = "inconclusive"
+            note += f"; a claim needs {FEWEST_FOR_NO_LOSS}: --prompts-file FILE --reference MODEL"
+        passed = verdict != "fail"
+        shown = verdict if verdict == "inconclusive" else ""
+        rows.append(Row(name, "no_loss_db", at.value, limit, passed, note, shown, -want.margin))
+    return rows
+
+
+def _timed(
+    artifacts: Mapping[str, Artifact],
+    wanted: Mapping[str, Wanted],
+    baselines: Mapping[str, str],
+    every: bool,
+    report: Progress,
+) -> Bench | None:
+    """One bench of all artifacts that a limit on time or memory concerns, or of every one."""
+    asked = {n for n, w in wanted.items() if w.timed and n in artifacts}
+    ratios = [w.max_latency_ratio for n, w in wanted.items() if n in asked and w.max_latency_ratio]
+    names = set(artifacts) if every else asked | {baselines[r.to] for r in ratios}
+    if not names:
+        return None
+    times = [t for n in asked for t in (wanted[n].max_latency, *ratios) if t is not None]
+    chosen = [n for n in artifacts if n in names]
+    found = bench(
+        [artifacts[n].directory for n in chosen],
+        threads=tuple(sorted({1, *(t.threads for t in times)})),
+        rounds=QUICK_ROUNDS,
+        cold_starts=QUICK_COLD_STARTS,
+        report=report,
+    )
+    benched = (replace(b, name=n) for b, n in zip(found.benched, chosen, strict=True))
+    return replace(found, benched=tuple(benched))

@@ -95,6 +95,12 @@ def test_a_bad_file_of_prompts_is_refused(artifact, tmp_path, data, message):
         (["blame", "./nothing"], 2, "does not exist"),
         (["export", "os.path:nothing", "--target", "onnx"], 2, "no such function"),
         (["train", "cats"], 2, "'cats' is unknown"),
+        (["adopt", "x.onnx"], 2, "name the float generator with --reference MODEL"),
+        (["adopt", "x.onnx", "--reference", "emoji", "--rename", "a"], 2, "write THEIRS=OURS"),
+        (["tune"], 2, "use --target openvino|onnx|executorch"),
+        (["tune", "--target", "onnx", "--precisions", "int3"], 2, "precision 'int3' is unknown"),
+        (["tune", "--target", "executorch", "--precisions", "fp16"], 2, "executorch has no fp16"),
+        (["tune", "--target", "onnx", "--max-ratio", "2"], 2, "--max-ratio"),
         (["generte"], 2, "No such command"),
         (["generate", "apple", "--fast"], 2, "No such option"),
     ],
@@ -210,6 +216,6 @@ def test_verify_passes_on_a_good_artifact_and_fails_on_a_limit(artifact, tmp_pat
         "lead_db",
     }
     assert files["junit"].read_text().startswith("<?xml")
-    assert files["markdown"].read_text().startswith("| artifact")
+    assert files["markdown"].read_text().startswith("### genedge verify: ")
     strict = genedge("verify", artifact, "--min-psnr", "99", "--quiet")
     assert (strict.returncode, strict.stdout, strict.stderr) == (1, "", "")

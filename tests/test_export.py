@@ -157,7 +157,7 @@ class NoTorch:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, NoTorch())
 import os
-from genedge.runtime.verify import measure
+from genedge.runtime.measure import measure
 from pathlib import Path
 print(measure(Path({str(artifacts[target, "int8"])!r}), None, 1)["psnr"])
 sys.argv = ["genedge", "generate", "red apple", "--artifact", {str(artifacts[target, "int8"])!r},

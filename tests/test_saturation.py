@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnxruntime_sums import cases, returned_by_onnxruntime
 
-from genedge.runtime.verify import cpu_has_vnni
+from genedge.runtime.host import cpu_has_vnni
 from genedge.toolkit.quantize import quantize
 from genedge.toolkit.saturation import HIGH, largest_pair, multiply, preflight
 

@@ -10,7 +10,7 @@ from genedge.recipes import TARGETS
 from genedge.runtime.artifact import file_json, read_artifact, read_golden, stored, write_golden
 from genedge.runtime.errors import EnvironmentFailed, GenedgeError
 from genedge.runtime.run import load
-from genedge.runtime.verify import Limits, verify
+from genedge.runtime.verify import Limits, judge, verify
 
 FREE = Limits(psnr=30, ssim=0.9, flat=0.8, signed=2, lead=-100)
 
@@ -71,12 +71,12 @@ def test_a_planted_off_white_fails_flat_ground():
 
 
 def test_a_picture_like_noise_fails_where_its_reference_is_none(copy_of, monkeypatch, artifacts):
-    from genedge.runtime import verify as module
+    from genedge.runtime import measure as module
 
     monkeypatch.setattr(module, "suspicion", lambda pixels: "noise" if pixels.any() else "")
     folder = with_golden(copy_of("onnx"), np.zeros_like)
     found = module.measure(folder, None, 1)
-    rows = module.judge(module.read_artifact(folder), found, FREE)
+    rows = judge(read_artifact(folder), found, FREE)
     assert "suspicious" in {r.metric for r in rows if not r.passed}
 
 
@@ -142,7 +142,7 @@ def test_golden_pictures_that_an_app_deleted_are_asked_for(copy_of):
         verify([folder])
 
 
-def test_stale_golden_pictures_are_found(artifacts, copy_of, monkeypatch):
+def test_stale_golden_pictures_are_found(artifacts, tmp_path, monkeypatch):
     from tiny import other, tiny
 
     from genedge.toolkit import reference
@@ -150,5 +150,6 @@ def test_stale_golden_pictures_are_found(artifacts, copy_of, monkeypatch):
     quiet = lambda what, done, total: None  # noqa: E731
     for made, passed in ((tiny, True), (other, False)):
         monkeypatch.setattr(reference, "resolve", lambda model, made=made: made())
-        (row,) = reference.stale_rows([artifacts["onnx", "fp32"]], "m:f", quiet)
+        rows, _ = reference.recomputed([artifacts["onnx", "fp32"]], "m:f", tmp_path, quiet)
+        (row,) = rows
         assert row.passed is passed

@@ -31,6 +31,8 @@ from genedge.runtime.artifact import (
 from genedge.runtime.child import run_in_child
 from genedge.runtime.errors import BadInput, LimitMissed, MissingProgram
 from genedge.runtime.inspect import inspect, stored_as_float
+from genedge.runtime.run import Feed
+from genedge.runtime.signature import Signature
 from genedge.runtime.silence import silenced
 from genedge.runtime.verify import DEFAULTS, Limits, judge
 
@@ -81,10 +83,20 @@ def golden_of(generator: Generator, simulation: Generator | None, progress: Prog
         tuple(f.seed for f in feeds),
         np.stack(pictures),
         np.stack(others) if others else None,
+        input_hashes(generator.signature, feeds),
     )
 
 
-def _versions() -> dict[str, str]:
+def input_hashes(signature: Signature, feeds: Sequence[Feed]) -> dict[str, tuple[str, ...]]:
+    """Hashes of what the generator was fed, by "source:name", one per feed."""
+    return {
+        f"{spec.source}:{name}": tuple(f.hashes[name] for f in feeds)
+        for name, spec in signature.inputs.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of each tool that is installed here, for the manifest."""
     found = {"python": platform.python_version()}
     for name in _TOOLS:
         try:
@@ -262,7 +274,7 @@ def _export_one(
             "float_layers": list(keep),
             "ranges": dict(quantized.ranges) if quantized else {},
             "golden": {**file_json(stored(folder / "golden.npz")), "count": len(golden.prompts)},
-            "tools": _versions(),
+            "tools": versions(),
         }
         if generator.tokenizer is not None:
             (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)

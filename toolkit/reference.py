@@ -1,34 +1,115 @@
-"""Are an artifact's golden pictures still what the generator draws?"""
+"""The float generator drawn anew: are golden pictures stale, and is float32 itself to be trusted?"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from genedge.runtime.artifact import read_artifact, read_golden
+from genedge.runtime.artifact import Golden, read_artifact, read_golden, write_golden
+from genedge.runtime.errors import BadInput
 from genedge.runtime.metrics import picture_psnr
+from genedge.runtime.picture import to_pixels
+from genedge.runtime.run import Feed
 from genedge.runtime.verify import Row
 
-from .generator import resolve
+from .export import input_hashes
+from .generator import Generator, golden_seed, resolve
 from .progress import Report
 
 STALE_BELOW = 60.0  # dB; another build of torch moves float pictures by far less
 
 
-def stale_rows(directories: list[Path], model: str, progress: Report) -> list[Row]:
-    """One row per artifact: the lowest PSNR between stored and recomputed golden pictures.
+def golden_of_prompts(
+    generator: Generator, prompts: Sequence[str], seeds: Sequence[int], progress: Report
+) -> Golden:
+    """Pictures of these prompts as float32 and, where the modules can, as float64.
 
-    Raises BadInput where model is none, or an artifact has no golden pictures.
+    Raises BadInput for a prompt that can not be used.
     """
-    generator, rows = resolve(model), []
-    for directory in directories:
-        artifact = read_artifact(directory)
-        golden, lowest = read_golden(artifact), 100.0
-        for i, (prompt, seed) in enumerate(zip(golden.prompts, golden.seeds, strict=True)):
-            drawn = generator.pixels(generator.prepare(prompt, seed))
-            lowest = min(lowest, picture_psnr(drawn, np.asarray(golden.pictures[i])))
-            progress(f"reference {directory.name}", i + 1, len(golden.prompts))
+    feeds = [generator.prepare(p, s) for p, s in zip(prompts, seeds, strict=True)]
+    doubled = _in_double(generator)
+    pictures, precise = [], []
+    for i, feed in enumerate(feeds):
+        pictures.append(generator.pixels(feed))
+        if doubled is not None:
+            try:
+                precise.append(_double_pixels(doubled, feed))
+            except RuntimeError:  # a module that makes float32 tensors of its own
+                doubled = None
+        progress("reference", i + 1, len(feeds))
+    return Golden(
+        tuple(prompts),
+        tuple(seeds),
+        np.stack(pictures),
+        None,
+        input_hashes(generator.signature, feeds),
+        np.stack(precise) if doubled is not None else None,
+    )
+
+
+def _in_double(generator: Generator) -> Generator | None:
+    try:
+        modules = [copy.deepcopy(c.module).double() for c in generator.components]
+    except (RuntimeError, TypeError):
+        return None
+    return generator.with_modules(modules, {})
+
+
+@torch.no_grad()
+def _double_pixels(generator: Generator, feed: Feed) -> np.ndarray:
+    """uint8 (H, W, 4): computed in float64 from the same inputs."""
+    named = {k: torch.from_numpy(v) for k, v in feed.inputs.items()}
+    named = {k: v.double() if v.is_floating_point() else v for k, v in named.items()}
+    for component in generator.components:
+        results = component.module(*(named[n] for n in component.inputs))
+        results = results if isinstance(results, tuple) else (results,)
+        named |= dict(zip(component.outputs, results, strict=True))
+    return to_pixels(named[generator.signature.output_name].numpy(), generator.signature)
+
+
+def of_prompts(model: str, prompts: Sequence[str], out: Path, progress: Report) -> None:
+    """Writes golden pictures of other prompts to `out`, each prompt with a fixed seed of its own.
+
+    Raises BadInput where model is none, or a prompt can not be used.
+    """
+    seeds = [golden_seed(i) for i in range(len(prompts))]
+    write_golden(out, golden_of_prompts(resolve(model), prompts, seeds, progress))
+
+
+def recomputed(
+    directories: Sequence[Path], model: str, work: Path, progress: Report
+) -> tuple[list[Row], dict[Path, Path]]:
+    """Draws every artifact's golden prompts again.
+
+    Returns one row per artifact, the lowest PSNR between stored and recomputed pictures, and for
+    each a file in `work` of its golden pictures with those of float64 beside them. Raises BadInput
+    where model is none, or an artifact has no golden pictures.
+    """
+    generator, rows, files = resolve(model), [], {}
+    drawn: dict[tuple[tuple[str, ...], tuple[int, ...]], Golden] = {}
+    for i, directory in enumerate(directories):
+        golden = read_golden(read_artifact(directory))
+        key = (golden.prompts, golden.seeds)
+        if key not in drawn:
+            drawn[key] = golden_of_prompts(generator, *key, progress)
+        again = drawn[key]
+        if again.pictures.shape != golden.pictures.shape:
+            raise BadInput(
+                f"{directory.name} draws {golden.pictures.shape[1:3]}, {model} draws "
+                f"{again.pictures.shape[1:3]}; name the model it was exported from"
+            )
+        pairs = zip(again.pictures, golden.pictures, strict=True)
+        lowest = min(picture_psnr(a, b) for a, b in pairs)
         limit = f"≥ {STALE_BELOW:g} dB"
-        rows.append(Row(directory.name, "reference_db", lowest, limit, lowest >= STALE_BELOW))
-    return rows
+        note = "" if lowest >= STALE_BELOW else "the golden pictures are stale; export it again"
+        rows.append(
+            Row(directory.name, "reference_db", lowest, limit, not note, note, bound=STALE_BELOW)
+        )
+        files[directory] = work / f"golden-{i}.npz"
+        write_golden(files[directory], replace(golden, precise=again.precise))
+    return rows, files

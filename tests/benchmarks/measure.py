@@ -72,7 +72,8 @@ def cpu_name() -> str:
 
 def main(page: Path) -> None:
     from genedge.runtime.artifact import TARGETS, read_artifact
-    from genedge.runtime.verify import cpu_has_vnni, measure
+    from genedge.runtime.host import cpu_has_vnni
+    from genedge.runtime.measure import measure
     from genedge.toolkit.export import export
     from genedge.toolkit.generator import resolve
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .options import Debug, Quiet, Threads, artifact_path, write_text
+from genedge.runtime.errors import BadInput
+
+from .draw import read_prompts
+from .options import Debug, Quiet, Threads, artifact_path, need_torch, write_text
 
 
 def verify(
@@ -16,12 +21,22 @@ def verify(
         str | None, typer.Option(help="MODEL to recompute the golden pictures with.")
     ] = None,
     prompts: Annotated[int | None, typer.Option(min=1, help="Golden prompts to use.")] = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(help="Other prompts, one on each line; --reference draws them as float."),
+    ] = None,
     min_psnr: Annotated[
         float | None, typer.Option(min=0, max=100, help="dB, mean over prompts.")
     ] = None,
     min_ssim: Annotated[float | None, typer.Option(min=0, max=1, help="Mean over prompts.")] = None,
     max_bytes: Annotated[int | None, typer.Option(min=1, help="Of the artifact.")] = None,
     max_latency: Annotated[float | None, typer.Option(help="ms, median, one picture.")] = None,
+    budget: Annotated[
+        Path | None, typer.Option(help="TOML file of limits; see docs/budget.md.")
+    ] = None,
+    update_baseline: Annotated[
+        bool, typer.Option("--update-baseline", help="Accept this verdict, beside --budget.")
+    ] = False,
     threads: Threads = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="File for JUnit XML.")] = None,
@@ -33,21 +48,49 @@ def verify(
     from rich.console import Console
 
     from genedge.runtime import report
-    from genedge.runtime.verify import Limits, Report
+    from genedge.runtime.baseline import accepted_text, baseline_path, compared, read_accepted
+    from genedge.runtime.budget import read_budget
+    from genedge.runtime.verdict import Limits
     from genedge.runtime.verify import verify as run
 
     from ..progress import reporting
 
+    if update_baseline and budget is None:
+        raise BadInput("--update-baseline writes beside the budget file; name it with --budget")
+    wanted = read_budget(budget) if budget is not None else None
+    accepted = baseline_path(budget) if budget is not None else None
+    if accepted is not None:
+        read_accepted(accepted)  # damaged: said before the work
+    if prompts_file is not None and reference is None:
+        raise BadInput("--prompts-file needs --reference MODEL, which draws the prompts as float")
+    others = read_prompts(prompts_file) if prompts_file is not None else []
     paths = [artifact_path(a) for a in artifacts]
     stale: list[Any] = []
-    with reporting(quiet) as progress:
+    limits = Limits(psnr=min_psnr, ssim=min_ssim, bytes=max_bytes, latency=max_latency)
+    with reporting(quiet) as progress, tempfile.TemporaryDirectory(prefix="genedge-") as work:
+        golden: dict[Path, Path] = {}
         if reference is not None:
-            from ..reference import stale_rows
+            need_torch()
+            from ..reference import of_prompts, recomputed
 
-            stale = stale_rows(paths, reference, progress)
-        limits = Limits(psnr=min_psnr, ssim=min_ssim, bytes=max_bytes, latency=max_latency)
-        found = run(paths, prompts=prompts, threads=threads, limits=limits, report=progress)
-    found = Report((*found.rows, *stale), found.details)
+            if others:
+                file = Path(work) / "golden.npz"
+                of_prompts(reference, others[:prompts], file, progress)
+                golden = dict.fromkeys(paths, file)
+            else:
+                stale, golden = recomputed(paths, reference, Path(work), progress)
+        found = run(
+            paths,
+            prompts=prompts,
+            threads=threads,
+            limits=limits,
+            budget=wanted,
+            golden=golden,
+            report=progress,
+        )
+    found = replace(found, rows=(*found.rows, *stale))
+    if accepted is not None:
+        found = compared(found, accepted)
     for path, text in (
         (json_file, report.to_json),
         (junit, report.to_junit),
@@ -56,9 +99,17 @@ def verify(
         if path is not None:
             write_text(path, text(found))
     if not quiet:
-        Console().print(report.to_table(found))
+        console = Console()
+        for table in report.to_tables(found):
+            console.print(table)
+        print("\n".join(report.notes(found)), end="\n" if report.notes(found) else "")
         count = found.details[0]["prompts"] if found.details else 0
         verdict = f"{len(found.failed)} limit(s) missed" if found.failed else "all limits held"
         print(f"{verdict}: {len(paths)} artifact(s), {count} prompts, {threads} thread(s)")
+    if update_baseline and accepted is not None:
+        write_text(accepted, accepted_text(found, accepted))
+        if not quiet:
+            print(f"{accepted}: this verdict is accepted")
+        return
     if found.failed:
         raise typer.Exit(1)

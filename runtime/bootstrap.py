@@ -1,0 +1,65 @@
+"""Confidence intervals by the bootstrap (Efron, 1979): percentiles over resampled rounds or prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.99  # of every interval that a verdict rests on
+_RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and the LEVEL confidence interval around it."""
+
+    value: float
+    low: float
+    high: float
+
+    def at_most(self, limit: float) -> str:
+        """`pass`, `fail`, or `inconclusive` where the interval straddles the limit."""
+        return "pass" if self.high <= limit else "fail" if self.low > limit else "inconclusive"
+
+    def at_least(self, limit: float) -> str:
+        """`pass`, `fail`, or `inconclusive` where the interval straddles the limit."""
+        return "pass" if self.low >= limit else "fail" if self.high < limit else "inconclusive"
+
+
+def _drawn(count: int) -> np.ndarray:
+    """(_RESAMPLES, count): indices with replacement, the same in every run."""
+    return np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
+
+
+def _bounds(statistics: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(statistics, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def ratio_interval(times: np.ndarray, baseline: np.ndarray) -> Interval:
+    """Times ÷ baseline of rounds that were run in turn.
+
+    Both are (rounds, runs), in the same unit; a round's time is the median of its runs. Each round
+    gives one ratio, so that drift between rounds cancels; their median is the value. Raises
+    ValueError where the numbers of rounds differ or are below 2.
+    """
+    if len(times) != len(baseline) or len(times) < 2:
+        raise ValueError(f"can not pair {len(times)} rounds with {len(baseline)}")
+    ratios = np.median(times, axis=1) / np.median(baseline, axis=1)
+    return Interval(float(np.median(ratios)), *_bounds(np.median(ratios[_drawn(len(ratios))], 1)))
+
+
+def median_interval(values: np.ndarray) -> Interval:
+    """The median of (N,) values. Raises ValueError where there are none."""
+    if not len(values):
+        raise ValueError("no values")
+    return Interval(float(np.median(values)), *_bounds(np.median(values[_drawn(len(values))], 1)))
+
+
+def mean_difference(mine: np.ndarray, other: np.ndarray) -> Interval:
+    """Mean of mine − other, both (N,), paired by prompt. Raises ValueError where lengths differ."""
+    if mine.shape != other.shape or not len(mine):
+        raise ValueError(f"can not pair {mine.shape} with {other.shape}")
+    apart = mine - other
+    return Interval(float(apart.mean()), *_bounds(apart[_drawn(len(apart))].mean(1)))

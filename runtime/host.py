@@ -1,0 +1,68 @@
+"""The machine that figures were taken on: its CPU, the profile it counts as, and its tools."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+_TOOLS = ("numpy", "onnxruntime", "openvino", "executorch", "torch")
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def cpu_has_vnni() -> bool:
+    """Whether this CPU multiplies int8 without 16-bit sums; every ARM CPU of the last years does."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return True
+    flags = _cpuinfo()
+    return "avx512_vnni" in flags or "avx_vnni" in flags
+
+
+def cpu_profile() -> str:
+    """`arm`, `vnni` (x86 that has it), or `portable`: the words of `export --cpu`."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return "arm"
+    return "vnni" if cpu_has_vnni() else "portable"
+
+
+def cpu_name() -> str:
+    """The model's name, or the architecture where the system does not say."""
+    for line in _cpuinfo().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def tools() -> dict[str, str]:
+    """Versions of Python and of those libraries that are installed."""
+    found = {"python": platform.python_version()}
+    for name in _TOOLS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def about() -> dict[str, object]:
+    """The host as reports write it down."""
+    return {
+        "machine": platform.machine(),
+        "cpu": cpu_name(),
+        "profile": cpu_profile(),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.release()}",
+        "tools": tools(),
+    }

@@ -1,0 +1,178 @@
+"""Draws what the float generator drew, with an artifact, and compares: plain numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .artifact import Artifact, Golden, check_files, read_artifact, read_golden, read_golden_file
+from .errors import BadInput, MissingProgram
+from .inspect import Stored, inspect
+from .metrics import flat_kept, max_error, picture_psnr, picture_ssim, signed_error
+from .picture import suspicion, to_pixels
+from .reasons import other_inputs, reasons
+from .run import Feed, Pipeline, load
+
+LATENCY_RUNS = 20
+NOISY_BELOW = 60.0  # dB of float32 to float64, below which float64 judges
+# Share of numbers in tensors of two or more axes that an int8 artifact must store as int8.
+INT8_SHARE = 0.5
+LOW = 30.0  # dB of the mean, below which the stored weights are looked at for a reason
+LARGE = 16  # numbers in a tensor that is looked at
+
+
+def measure(
+    directory: Path,
+    prompts: int | None,
+    threads: int,
+    golden: Path | None = None,
+    drawn: Path | None = None,
+) -> dict[str, Any]:
+    """Draws golden prompts with one artifact, in this process.
+
+    prompts: how many; None for all. golden: a file of golden pictures to use instead of the
+    artifact's own. drawn: a .npy file to write the pictures to, uint8 (N, H, W, 4). Raises BadInput
+    where a file is missing, damaged or changed.
+    """
+    artifact = read_artifact(directory)
+    check_files(artifact, golden=golden is None)
+    true = read_golden(artifact) if golden is None else read_golden_file(golden)
+    count = min(prompts or len(true.prompts), len(true.prompts))
+    if count == 0:
+        raise BadInput(f"{directory} has no golden prompts; export it again")
+    pipeline = load(directory, threads, check=False)
+    feeds = [
+        pipeline.prepare(p, s)
+        for p, s in zip(true.prompts[:count], true.seeds[:count], strict=True)
+    ]
+    true, reference = _trusted(true, count)
+    pictures, odd = _drawn(pipeline, feeds, true.pictures)
+    if drawn is not None:
+        np.save(drawn, np.stack(pictures), allow_pickle=False)
+    found = _compared(pictures, true, feeds)
+    found |= {
+        "suspicious": odd,
+        "inputs": other_inputs([f.hashes for f in feeds], true.inputs),
+        "bytes": artifact.bytes,
+        "latency_ms": _latency(pipeline.outputs, feeds[0].inputs),
+        "threads": threads,
+        "float_layers": len(artifact.about.get("float_layers") or ()),
+    }
+    known = not found["inputs"] and true.inputs is not None
+    found["reasons"] = reasons(pictures, true, found["psnrs"], None if known else pipeline)
+    lost = found["psnr"] < LOW
+    stored = _stored(artifact) if artifact.precision == "int8" or lost else []
+    found["reasons"] += _flat(stored) if lost else []
+    return found | reference | _int8_share(artifact, stored)
+
+
+def _trusted(golden: Golden, count: int) -> tuple[Golden, dict[str, float]]:
+    """Golden pictures to judge by: those of float64 where float32 is far from them.
+
+    Also how far it is, in dB, and what the lowest was judged by; empty where float64 is not there.
+    """
+    if golden.precise is None:
+        return golden, {}
+    pairs = zip(golden.pictures[:count], golden.precise[:count], strict=True)
+    lowest = min(picture_psnr(a, b) for a, b in pairs)
+    noisy = lowest < NOISY_BELOW
+    chosen = replace(golden, pictures=golden.precise) if noisy else golden
+    return chosen, {"reference_to_fp64": lowest, "reference_noisy_below": NOISY_BELOW}
+
+
+def _drawn(
+    pipeline: Pipeline, feeds: Sequence[Feed], true: np.ndarray
+) -> tuple[list[np.ndarray], dict[str, str]]:
+    """Pictures, and prompts whose picture is none where the reference's is one, with the reason."""
+    pictures, odd = [], {}
+    for feed, reference in zip(feeds, true, strict=False):
+        values = pipeline.outputs(feed.inputs)
+        pixels = to_pixels(values, pipeline.artifact.signature)
+        bad = int((~np.isfinite(values)).sum())
+        why = f"{bad:,} of {values.size:,} numbers are not finite" if bad else ""
+        if not why and not suspicion(reference):
+            why = suspicion(pixels)
+        if why:
+            odd[f"{feed.prompt!r}"] = why
+        pictures.append(pixels)
+    return pictures, odd
+
+
+def _compared(drawn: Sequence[np.ndarray], golden: Golden, feeds: Sequence[Feed]) -> dict[str, Any]:
+    count = len(drawn)
+    true = golden.pictures[:count]
+    pairs = list(zip(drawn, true, strict=True))
+    psnrs = [picture_psnr(a, b) for a, b in pairs]
+    ssims = [picture_ssim(a, b) for a, b in pairs]
+    kept, flat = np.sum([flat_kept(a, b) for a, b in pairs], axis=0)
+    found: dict[str, Any] = {
+        "prompts": count,
+        "psnr": float(np.mean(psnrs)),
+        "psnr_p1": float(np.percentile(psnrs, 1)),
+        "psnr_worst": float(np.min(psnrs)),
+        "worst_prompt": feeds[int(np.argmin(psnrs))].prompt,
+        "ssim": float(np.mean(ssims)),
+        "ssim_worst": float(np.min(ssims)),
+        "max_error": max(max_error(a, b) for a, b in pairs),
+        "flat": float(kept / flat) if flat else 1.0,
+        "signed": [float(v) for v in np.mean([signed_error(a, b) for a, b in pairs], axis=0)],
+        "psnrs": psnrs,
+        "ssims": ssims,
+    }
+    if golden.simulated is not None:
+        simulated = golden.simulated[:count]
+        to_sim = [picture_psnr(a, b) for a, b in zip(drawn, simulated, strict=True)]
+        to_float = [picture_psnr(a, b) for a, b in zip(simulated, true, strict=True)]
+        found |= {
+            "to_simulation": float(np.mean(to_sim)),
+            "simulation_to_float": float(np.mean(to_float)),
+            "lead": float(np.mean(to_sim) - np.mean(to_float)),
+        }
+    return found
+
+
+def _latency(
+    outputs: Callable[[Mapping[str, np.ndarray]], np.ndarray], inputs: Mapping[str, np.ndarray]
+) -> float:
+    """Median of LATENCY_RUNS runs, in ms, after three to warm up."""
+    for _ in range(3):
+        outputs(inputs)
+    times = []
+    for _ in range(LATENCY_RUNS):
+        began = time.perf_counter()
+        outputs(inputs)
+        times.append(time.perf_counter() - began)
+    return float(np.median(times) * 1000)
+
+
+def _stored(artifact: Artifact) -> list[Stored]:
+    """Tensors of two or more axes in the files; none where the target's reader is not installed."""
+    try:
+        return [t for one in inspect(artifact) for t in one.stored if len(t.shape) > 1]
+    except MissingProgram:
+        return []
+
+
+def _int8_share(artifact: Artifact, stored: Sequence[Stored]) -> dict[str, float]:
+    """Of an int8 artifact: the share of stored numbers that are int8, and the least that may be."""
+    sizes = [(int(np.prod(t.shape)), t.dtype in ("int8", "uint8")) for t in stored]
+    whole = sum(n for n, _ in sizes)
+    if artifact.precision != "int8" or not whole:
+        return {}
+    share = sum(n for n, small in sizes if small) / whole
+    floor = 1e-9 if artifact.about.get("float_layers") else INT8_SHARE
+    return {"stored_int8": share, "stored_int8_floor": floor}
+
+
+def _flat(stored: Sequence[Stored]) -> list[str]:
+    """Weights of one value throughout, as a layer that was set to zero has."""
+    return [
+        f"{t.name} ({t.dtype} {list(t.shape)}) is stored as one value throughout"
+        for t in stored
+        if t.one_value and np.prod(t.shape) >= LARGE
+    ]

@@ -1,0 +1,167 @@
+"""What a verdict is made of: limits, rows, the report; and how an artifact is held to limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .artifact import Artifact
+from .host import cpu_has_vnni
+
+if TYPE_CHECKING:
+    from .baseline import Change
+    from .bench import Bench
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a verdict is held to; None where a metric is only reported.
+
+    psnr (dB, mean over prompts), psnr_p1 (dB, 1st percentile), ssim (mean), flat (share of 0 and
+    255 that comes back within 2), signed (grey levels, largest of four channels), lead (dB by which
+    the artifact is closer to the simulation of its int8 graph than the simulation is to float),
+    bytes, latency (ms, median).
+    """
+
+    psnr: float | None = None
+    psnr_p1: float | None = None
+    ssim: float | None = None
+    flat: float | None = None
+    signed: float | None = None
+    lead: float | None = None
+    bytes: int | None = None
+    latency: float | None = None
+
+    def over(self, other: Limits) -> Limits:
+        """These limits, and the other's where this one sets none."""
+        return replace(other, **{k: v for k, v in vars(self).items() if v is not None})
+
+
+DEFAULTS = {
+    "fp32": Limits(psnr=60, ssim=0.999, flat=0.999, signed=0.05),
+    "fp16": Limits(psnr=50, ssim=0.999, flat=0.99, signed=0.1),
+    "int8": Limits(psnr=32, ssim=0.95, flat=0.99, signed=0.3, lead=3),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one artifact.
+
+    limit: as people read it, "" where there is none; bound: the same as a number. verdict: "" for
+    what `passed` says, else "inconclusive" or "reported". note: the reason, or what else to know.
+    """
+
+    artifact: str
+    metric: str
+    value: float | str
+    limit: str
+    passed: bool
+    note: str = ""
+    verdict: str = ""
+    bound: float | None = None
+
+    @property
+    def state(self) -> str:
+        """`pass`, `fail`, `inconclusive`, `reported`, or "" where nothing was judged."""
+        if self.verdict:
+            return self.verdict
+        return "fail" if not self.passed else "pass" if self.limit else ""
+
+
+@dataclass(frozen=True)
+class Between:
+    """How far the pictures of two artifacts are from one another: PSNR in dB, mean and lowest."""
+
+    first: str
+    second: str
+    mean: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture for people to look at: both uint8 (H, W, 4), straight alpha; psnr in dB."""
+
+    prompt: str
+    seed: int
+    psnr: float
+    reference: np.ndarray
+    drawn: np.ndarray
+
+
+@dataclass(frozen=True)
+class Report:
+    """What verify found. `failed`: rows that missed limits.
+
+    details: one per artifact that ran. between: every two of them. changes: since the accepted
+    verdict. shown: by artifact, the pictures furthest from float.
+    """
+
+    rows: tuple[Row, ...]
+    details: tuple[Mapping[str, Any], ...]
+    between: tuple[Between, ...] = ()
+    changes: tuple[Change, ...] = ()
+    bench: Bench | None = None
+    shown: Mapping[str, tuple[Shown, ...]] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        return tuple(r for r in self.rows if not r.passed)
+
+
+def judge(
+    artifact: Artifact, found: Mapping[str, Any], limits: Limits, name: str = ""
+) -> list[Row]:
+    """Rows of one artifact, called `name`, from what `measure` found.
+
+    A picture that looks like no drawing fails, whatever its PSNR. Where the pictures miss a limit
+    and the reason is known, the row's note says it.
+    """
+    name = name or artifact.directory.name or str(artifact.directory)
+    rows = []
+    why = "; ".join(found.get("reasons", ()))
+
+    def add(
+        metric: str, value: float, limit: float | None, low: bool, unit: str = "", note: str = ""
+    ) -> None:
+        text = "" if limit is None else f"{'≥' if low else '≤'} {limit:g}{unit}"
+        passed = True
+        if limit is not None:  # a value that is no number holds no limit
+            passed = bool(value >= limit if low else value <= limit)
+        rows.append(Row(name, metric, value, text, passed, "" if passed else note, bound=limit))
+
+    add("psnr_db", found["psnr"], limits.psnr, True, " dB", why)
+    add("psnr_p1_db", found["psnr_p1"], limits.psnr_p1, True, " dB", why)
+    add("psnr_worst_db", found["psnr_worst"], None, True)
+    add("ssim", found["ssim"], limits.ssim, True, "", why)
+    add("max_error", found["max_error"], None, False)
+    add("flat_kept", found["flat"], limits.flat, True)
+    add("signed_error", max(abs(v) for v in found["signed"]), limits.signed, False)
+    if "lead" in found:
+        add("to_simulation_db", found["to_simulation"], None, True)
+        add("simulation_to_float_db", found["simulation_to_float"], None, True)
+        add("lead_db", found["lead"], limits.lead, True, " dB")
+    add("bytes", found["bytes"], limits.bytes, False)
+    note = "absolute milliseconds depend on the machine; a ratio to a baseline holds longer"
+    add("latency_ms", found["latency_ms"], limits.latency, False, " ms", note)
+    if "reference_to_fp64" in found:
+        lowest, floor = found["reference_to_fp64"], found["reference_noisy_below"]
+        noisy = f"below {floor:g} dB float32 is noise itself: the pictures are judged by float64"
+        note = noisy if lowest < floor else ""
+        rows.append(Row(name, "reference_to_fp64_db", lowest, "", True, note))
+    for prompt, reason in found["suspicious"].items():
+        rows.append(Row(name, "suspicious", f"{prompt}: {reason}", "none", False))
+    for reason in found.get("inputs", ()):
+        rows.append(Row(name, "inputs", reason, "equal to the float generator's", False))
+    if "stored_int8" in found:
+        floor = found["stored_int8_floor"]
+        note = "int8 is claimed, but the files store floats"
+        add("stored_int8", found["stored_int8"], floor, True, "", note)
+    if artifact.precision == "int8" and artifact.cpu != "portable" and not cpu_has_vnni():
+        reason = f"exported for {artifact.cpu}; this CPU has no VNNI, 8-bit weights saturate"
+        rows.append(Row(name, "cpu_profile", reason, "portable", False))
+    return rows
