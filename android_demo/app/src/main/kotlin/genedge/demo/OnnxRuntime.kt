@@ -32,10 +32,10 @@ private class OnnxRunner(
     override fun run(inputs: Map<String, Tensor>): Map<String, Tensor> {
         val given = LinkedHashMap<String, OnnxTensor>()
         try {
-            for ((name, tensor) in inputs) given[name] = tensorOf(tensor)
+            for ((name, tensor) in inputs) given[component.fileName(name)] = tensorOf(tensor)
             session.run(given).use { result ->
                 return component.outputs.associateWith { name ->
-                    val value = result.get(name).get() as OnnxTensor
+                    val value = result.get(component.fileName(name)).get() as OnnxTensor
                     val floats = value.floatBuffer
                     val shape = value.info.shape
                     Tensor.Floats(

@@ -63,7 +63,7 @@ class VerifyTest {
     fun `black pictures are called no drawing`() {
         val black = List(64) { Tensor.Floats(FloatArray(4 * 64 * 64) { if (it < 3 * 64 * 64) 0f else 1f }, signature.output.shape) }
         val report = verify(drawing(black), prompts = 3)
-        assertEquals(3, report.rows.count { it.metric == "suspicious" && "same colour" in it.value })
+        assertEquals(3, report.rows.count { it.metric == "suspicious" && "is black" in it.value })
     }
 
     @Test
