@@ -1,6 +1,7 @@
 """Writes the artifacts of the bundled generator into the app's assets, and says what they take.
 
-ExecuTorch is exported for ARM. For ONNX Runtime it is the artifact that the wheel carries, whose
+ExecuTorch is exported for ARM; where that misses a limit, as the portable profile, which any CPU
+runs. For ONNX Runtime it is the artifact that the wheel carries, whose
 weights suit every CPU, the emulator's too.
 """
 
@@ -12,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from genedge.runtime.artifact import Artifact, check_files, read_artifact
-from genedge.runtime.errors import BadInput, GenedgeError
+from genedge.runtime.errors import BadInput, GenedgeError, LimitMissed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ASSETS = ROOT / "android_demo" / "app" / "src" / "main" / "assets" / "artifacts"
@@ -59,8 +60,17 @@ def main() -> None:
     if read_artifact(BUNDLED).generator_hash != generator.hash():
         raise BadInput(f"{BUNDLED} is of other weights than the generator; run make bundle")
     with tempfile.TemporaryDirectory(prefix="genedge-") as folder:
-        with reporting(False) as progress:
-            done = export(generator, ["executorch"], cpu="arm", out=Path(folder), progress=progress)
+        for cpu in ("arm", "portable"):
+            try:
+                with reporting(False) as progress:
+                    done = export(
+                        generator, ["executorch"], cpu=cpu, out=Path(folder), progress=progress
+                    )
+                break
+            except LimitMissed as missed:
+                if cpu == "portable":
+                    raise
+                print(f"android-assets: {missed}; the portable profile is tried", file=sys.stderr)
         print(sizes(assemble([done[0].directory, BUNDLED], ASSETS)))
 
 
