@@ -58,9 +58,12 @@ class Feed:
 
 
 def split_style(prompt: str, styles: tuple[str, ...]) -> tuple[str, str]:
-    """("a red apple", "noto") of "a red apple, noto style" or "a red apple in noto style"."""
+    """("a red apple", "noto") of "a red apple, noto style" or "a red apple in noto style".
+
+    Case and white space are those of ASCII, as in other languages' implementations.
+    """
     names = "|".join(re.escape(s) for s in styles)
-    found = re.fullmatch(rf"(?is)(.*?)(?:\s*,\s*|\s+in\s+)({names})\s+style\s*[.!]?\s*", prompt)
+    found = re.fullmatch(rf"(?isa)(.*?)(?:\s*,\s*|\s+in\s+)({names})\s+style\s*[.!]?\s*", prompt)
     return (found[1], found[2].lower()) if styles and found else (prompt, "")
 
 

@@ -26,7 +26,7 @@ from .sharpen import Discriminator
 from .text import PromptBatches, codes_of_names, fit_text, judge_prompts
 
 PHASES = ["codes", "text", "joint", "sharpen", "settle"]
-ONWARD = {"text": 2500, "joint": 1000, "settle": 300}  # steps of each phase
+ONWARD = {"text": 2500, "joint": 700, "settle": 200}  # steps of each phase
 SHARE_OF_JOINT = 0.25
 CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
 
