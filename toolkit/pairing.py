@@ -85,9 +85,12 @@ def pair(
         port = ports[open_ports[0]]
         known = ", ".join(f"{n} ({_shown(wanted[n])})" for n in left or wanted)
         word = "may be any of" if left else "is none of"
+        remedy = f"say which with --rename {port.name}=OURS"
+        if not port.name:
+            remedy = f"the format has no names, so export it with {', '.join(wanted)} in this order"
         raise BadInput(
             f"{file}: input {port.name or open_ports[0] + 1} ({port}) {word} the reference's: "
-            f"{known}; say which with --rename {port.name or 'THEIRS'}=OURS"
+            f"{known}; {remedy}"
         )
     if left and side == "output":
         gives = ", ".join(f"{p.name or 'unnamed'} ({p})" for p in ports)
