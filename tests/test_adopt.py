@@ -144,7 +144,7 @@ def test_a_pte_is_adopted_by_position(plain, tmp_path):
     file.write_bytes(exir.to_edge(program).to_executorch().buffer)
     done = taken(plain[0], file, out=tmp_path)
     assert (done.precision, done.producer) == ("fp32", "not named")
-    assert figures(done.directory)[1] == set()
+    assert done.found["psnr"] > 60
 
 
 def ports(*rows):
