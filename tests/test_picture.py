@@ -64,7 +64,9 @@ def test_constant_and_noisy_pictures_are_suspicious_and_a_disc_is_not():
     disc = flat.copy()
     y, x = np.mgrid[:64, :64]
     disc[(y - 32) ** 2 + (x - 32) ** 2 < 400] = [255, 0, 0, 255]
-    assert "same colour" in suspicion(flat)
+    assert "white" in suspicion(flat)
+    assert "same colour" in suspicion(np.full((64, 64, 4), (200, 30, 30, 255), np.uint8))
+    assert "empty" in suspicion(np.zeros((64, 64, 4), np.uint8))
     assert "noise" in suspicion(noisy)
     assert suspicion(disc) == ""
 
