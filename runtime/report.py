@@ -177,8 +177,8 @@ def to_markdown(report: Report) -> str:
     lines += [*_markdown(head, rows), "", "</details>", ""]
     if report.between:
         lines += ["<details><summary>Artifacts against each other</summary>", ""]
-        rows = [(b.first, b.second, f"{b.mean:.1f}", f"{b.worst:.1f}") for b in report.between]
-        lines += _markdown(("pictures of", "and of", "mean dB", "worst dB"), rows)
+        pairs = [(b.first, b.second, f"{b.mean:.1f}", f"{b.worst:.1f}") for b in report.between]
+        lines += _markdown(("pictures of", "and of", "mean dB", "worst dB"), pairs)
         lines += ["", "</details>", ""]
     about = host.about()
     lines.append(f"{about['cpu']}, profile {about['profile']}, {about['cores']} core(s)")

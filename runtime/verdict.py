@@ -128,7 +128,8 @@ def judge(
     def add(
         metric: str, value: float, limit: float | None, low: bool, unit: str = "", note: str = ""
     ) -> None:
-        text = "" if limit is None else f"{'≥' if low else '≤'} {limit:g}{unit}"
+        number = f"{limit:,}" if metric == "bytes" else f"{limit:g}" if limit is not None else ""
+        text = "" if limit is None else f"{'≥' if low else '≤'} {number}{unit}"
         passed = True
         if limit is not None:  # a value that is no number holds no limit
             passed = bool(value >= limit if low else value <= limit)
