@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-shrink clean
+.PHONY: demo test test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-shrink bench-kills clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -27,6 +27,22 @@ typecheck: $(VENV)/dev.stamp  ## mypy sees the mapped package names only in an i
 pytest: $(VENV)/dev.stamp
 	$(BIN)/pytest -q
 
+ANDROID := android_demo/tools
+
+test-android: $(VENV)/dev.stamp android-tools  ## the Kotlin of android_demo: compile, JUnit, both languages
+	@bash $(ANDROID)/build.sh check
+	GENEDGE_ANDROID=required $(BIN)/pytest -q tests/test_android.py tests/test_android_app.py
+
+android-tools: $(ANDROID)/node_modules/.package-lock.json  ## the Kotlin compiler and ONNX Runtime for Node
+
+$(ANDROID)/node_modules/.package-lock.json: $(ANDROID)/package-lock.json
+	@command -v npm >/dev/null || { echo "android-tools: no npm; install Node.js with npm (Debian: npm)"; exit 3; }
+	cd $(ANDROID) && ONNXRUNTIME_NODE_INSTALL=skip npm ci --no-audit --no-fund --silent
+	touch $@
+
+android-assets: $(VENV)/dev.stamp  ## the app's artifacts; says what they take on a device
+	$(BIN)/python $(ANDROID)/assets.py
+
 format: $(VENV)/dev.stamp  ## rewrite the sources as ruff likes them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -46,6 +62,9 @@ bench: $(VENV)/dev.stamp  ## docs/measured.md: accuracy, size, latency ratios, c
 
 bench-shrink: $(VENV)/dev.stamp  ## docs/shrink.md's tables: ratio and PSNR, losses, two processes
 	$(BIN)/python tests/benchmarks/shrink.py build/shrink.md
+
+bench-kills: $(VENV)/dev.stamp  ## SIGKILL at 20 random moments; nothing may be half-written
+	$(BIN)/python tests/benchmarks/kills.py 20
 
 train: $(VENV)/train.stamp  ## about two hours on two cores; resumes
 	nice $(BIN)/genedge train emoji --out trained --work .train --cache .cache

@@ -10,7 +10,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,15 @@ class StoredFile:
 class Component:
     """One graph: names of its inputs and outputs in order, and the files that hold it.
 
-    The first file is the one to load; the others lie beside it.
+    The first file is the one to load; the others lie beside it. file_names: what the file calls an
+    input or output, where it is another word.
     """
 
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     files: tuple[StoredFile, ...]
+    file_names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,7 @@ def read_artifact(directory: Path) -> Artifact:
                 tuple(c["inputs"]),
                 tuple(c["outputs"]),
                 tuple(_file(f, path) for f in c["files"]),
+                {str(k): str(v) for k, v in c.get("file_names", {}).items()},
             )
             for c in row["components"]
         )

@@ -63,6 +63,15 @@ def _main(path: Path) -> None:
             result: Any = measure(
                 Path(request["directory"]), request["prompts"], request["threads"], **files
             )
+        elif task == "sample":
+            from .interface import sample
+
+            out = Path(request["out"])
+            result = sample(Path(request["directory"]), request["count"], out)
+        elif task == "stored":
+            from .inspect import stored_in
+
+            result = stored_in(request["target"], Path(request["path"]))
         else:
             raise GenedgeError(f"unknown task {task!r}")
         row = {"result": result}

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -74,23 +75,30 @@ class Inspected:
 
 def inspect(artifact: Artifact) -> list[Inspected]:
     """Reads each component. Raises MissingProgram, and BadInput for a file that can not be read."""
-    module, program, remedy = _READERS[artifact.target]
-    found = []
-    for component in artifact.components:
-        path = artifact.directory / component.files[0].path
-        try:
-            reader = importlib.import_module(f".{module}", __package__)
-            found.append(reader.read(path, component.name))
-        except ImportError as missing:
-            raise MissingProgram(
-                f"inspecting {artifact.target} needs {missing.name or program}; run: {remedy}"
-            ) from missing
-        except Exception as problem:
-            line = str(problem).strip().splitlines()[-1:] or [type(problem).__name__]
-            raise BadInput(
-                f"{path} can not be read ({line[0][:200]}); export it again"
-            ) from problem
-    return found
+    return [
+        read_file(artifact.target, artifact.directory / c.files[0].path, c.name)
+        for c in artifact.components
+    ]
+
+
+def read_file(target: str, path: Path, component: str) -> Inspected:
+    """Reads one file of this target; raises what `inspect` raises."""
+    module, program, remedy = _READERS[target]
+    try:
+        reader = importlib.import_module(f".{module}", __package__)
+        return reader.read(path, component)  # type: ignore[no-any-return]
+    except ImportError as missing:
+        raise MissingProgram(
+            f"inspecting {target} needs {missing.name or program}; run: {remedy}"
+        ) from missing
+    except Exception as problem:
+        line = str(problem).strip().splitlines()[-1:] or [type(problem).__name__]
+        raise BadInput(f"{path} can not be read ({line[0][:200]}); export it again") from problem
+
+
+def stored_in(target: str, path: Path) -> list[dict[str, Any]]:
+    """One row per stored tensor of a file: name, dtype, shape, bytes."""
+    return [{**vars(t), "shape": list(t.shape)} for t in read_file(target, path, "").stored]
 
 
 def float_islands(operators: Sequence[Operator]) -> tuple[tuple[str, ...], ...]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .inspect import Inspected, Operator, Stored
 
@@ -22,17 +25,29 @@ _MOVES += ("Concat", "Split", "Identity", "Expand")
 _SMALL = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul")
 
 
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Initializers, and tensors that lie in nodes: constants, and those of inner graphs."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                tensor = attribute.t
+                tensor.name = tensor.name or (node.output[0] if node.output else node.name)
+                yield tensor
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+
+
 def read(path: Path, component: str) -> Inspected:
     """Operators are those after ONNX Runtime's own optimisation, for this CPU."""
     import onnx
     import onnxruntime
 
     stored = []
-    for tensor in onnx.load(path).graph.initializer:
+    for tensor in _tensors(onnx.load(path).graph):
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        size = dtype.itemsize
-        for n in tensor.dims:
-            size *= n
+        bits = 4 if str(dtype) in ("int4", "uint4") else 8 * dtype.itemsize
+        size = -(-bits * math.prod(tensor.dims) // 8)
         values = onnx.numpy_helper.to_array(tensor)
         same = values.size > 1 and bool((values == values.flat[0]).all())
         stored.append(Stored(tensor.name, str(dtype), tuple(tensor.dims), size, same))
@@ -41,7 +56,7 @@ def read(path: Path, component: str) -> Inspected:
         options.log_severity_level = 4
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        graph = onnx.load(options.optimized_model_filepath).graph
+        graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
     constants = {t.name for t in graph.initializer}
     operators = []
     for i, node in enumerate(graph.node):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -19,6 +20,15 @@ _MOVES: tuple[str, ...] = (
 )
 _MOVES += ("ShuffleChannels", "Squeeze", "Unsqueeze", "Broadcast")
 _CONVERTS = ("Reorder", "Convert", "FakeQuantize")
+# numpy has no names for types of less than a byte, nor for bfloat16.
+_DTYPES = {
+    "f64": "float64",
+    "f32": "float32",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "boolean": "bool",
+}
+_DTYPES |= {f"{k}{n}": f"{'u' * (k == 'u')}int{n}" for k in "iu" for n in (2, 4, 8, 16, 32, 64)}
 _NO_WORK = ("Input", "Output", "Const")
 # Names of the steps of a conversion between int8 and float, inside an operator that was fused.
 _STEP = re.compile(r"quantize|^(Convert|Subtract|Multiply)_\d+$|/sink_port|^$")
@@ -34,14 +44,14 @@ def read(path: Path, component: str) -> Inspected:
     stored = []
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Constant":
-            dtype = node.get_element_type().to_dtype()
-            shape = tuple(node.get_output_shape(0))
-            size = dtype.itemsize
-            for n in shape:
-                size *= n
+            kind, shape = node.get_element_type(), tuple(node.get_output_shape(0))
+            name = kind.get_type_name()
+            bits = kind.get_bitwidth() * math.prod(shape)
+            dtype = _DTYPES.get(name, name)
             values = node.data
             same = values.size > 1 and bool((values == values.flat[0]).all())
-            stored.append(Stored(node.get_friendly_name(), str(dtype), shape, size, same))
+            size = -(-bits // 8)
+            stored.append(Stored(node.get_friendly_name(), dtype, shape, size, same))
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     operators = []
     constants: set[str] = set()

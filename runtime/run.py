@@ -6,17 +6,20 @@ import hashlib
 import importlib
 import re
 import threading
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from PIL import Image
 
 from .artifact import Artifact, check_files, read_artifact
+from .bundled import artifact_path
 from .errors import BadInput, EnvironmentFailed, MissingProgram
-from .noise import MEANING_CHOICE, checked_seed, choice, new_seed, noise
-from .picture import parse_background, to_image, to_pixels
+from .noise import LARGEST_SEED, MEANING_CHOICE, checked_seed, choice, new_seed, noise
+from .picture import parse_background, suspicion, to_image, to_pixels
 from .signature import Signature
 from .tokenizer import PromptTokenizer, checked_prompt, load_tokenizer
 
@@ -28,6 +31,10 @@ _RUNNERS = {
     "onnx": ("run_onnx", "onnxruntime"),
     "executorch": ("run_executorch", "executorch"),
 }
+
+
+class PictureWarning(UserWarning):
+    """A picture was drawn, and may not be what was asked for: the text says why."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,12 @@ class Feed:
 
 
 def split_style(prompt: str, styles: tuple[str, ...]) -> tuple[str, str]:
-    """("a red apple", "noto") of "a red apple, noto style" or "a red apple in noto style"."""
+    """("a red apple", "noto") of "a red apple, noto style" or "a red apple in noto style".
+
+    Case and white space are those of ASCII, as in other languages' implementations.
+    """
     names = "|".join(re.escape(s) for s in styles)
-    found = re.fullmatch(rf"(?is)(.*?)(?:\s*,\s*|\s+in\s+)({names})\s+style\s*[.!]?\s*", prompt)
+    found = re.fullmatch(rf"(?isa)(.*?)(?:\s*,\s*|\s+in\s+)({names})\s+style\s*[.!]?\s*", prompt)
     return (found[1], found[2].lower()) if styles and found else (prompt, "")
 
 
@@ -132,12 +142,31 @@ def load_component_runs(artifact: Artifact, threads: int) -> list[Run]:
 
 @dataclass
 class Pipeline:
-    """A loaded artifact. Safe to call from several threads: one picture at a time is drawn."""
+    """A loaded artifact. Safe to call from several threads: one picture at a time is drawn.
+
+    A context manager: on leaving, or by `close`, it lets go of its runtime.
+    """
 
     artifact: Artifact
     tokenizer: PromptTokenizer | None
     runs: list[Run]
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the runtime's memory, after the picture that is being drawn; twice is no harm."""
+        with self._lock:
+            self.runs = []
 
     def prepare(self, prompt: str, seed: int, style: str = "") -> Feed:
         """See the function of this name."""
@@ -146,7 +175,8 @@ class Pipeline:
     def outputs(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """The generator's output, float32, of the signature's shape, as the runtime gave it.
 
-        Raises BadInput where an input is missing or its dtype or shape is another.
+        Raises BadInput where an input is missing or its dtype or shape is another, or the pipeline
+        is closed.
         """
         signature = self.artifact.signature
         tensors = {}
@@ -155,6 +185,8 @@ class Pipeline:
                 raise BadInput(f"input {name} is missing")
             tensors[name] = spec.check(name, inputs[name])
         with self._lock:
+            if not self.runs:
+                raise BadInput(f"{self.artifact.directory} is closed; load it again")
             for component, run in zip(self.artifact.components, self.runs, strict=True):
                 tensors |= run({n: tensors[n] for n in component.inputs})
         return tensors[signature.output_name]
@@ -189,12 +221,66 @@ class Pipeline:
     ) -> Image.Image:
         """A PIL image: RGBA on `transparent`, RGB on `white` or `#rrggbb`.
 
-        Without a seed one is drawn. Raises BadInput for a prompt, seed, style or background that
-        can not be used.
+        Without a seed one is drawn. `image.info` holds prompt, seed (as text), style, model and the
+        artifact's hash. Warns with PictureWarning where words of the prompt were not used, or the
+        picture looks like none. Raises BadInput for a prompt, seed, style or background that can
+        not be used.
         """
+        return next(self.generate_many([prompt], seed=seed, style=style, background=background))
+
+    def generate_many(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        count: int = 1,
+        seed: int | None = None,
+        style: str = "",
+        background: str = "transparent",
+    ) -> Iterator[Image.Image]:
+        """Pictures one after another, as they are drawn: `count` of each prompt.
+
+        The pictures of a prompt have the seeds seed … seed + count − 1. Everything is looked at
+        before the first is drawn: raises what `generate` raises, and for a count below 1. Stop
+        whenever enough are drawn.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
         ground = parse_background(background)
-        feed = self.prepare(prompt, new_seed() if seed is None else seed, style)
-        return to_image(self.pixels(feed), ground)
+        first = new_seed() if seed is None else checked_seed(seed)
+        if count < 1:
+            raise BadInput(f"count {count} is too small; use 1 or more")
+        if first > LARGEST_SEED - count:
+            raise BadInput(f"seed {first} with count {count} leaves the range 0 to {LARGEST_SEED}")
+        for text in texts:
+            self.prepare(text, first, style)
+        return self._drawn(texts, range(first, first + count), style, ground)
+
+    def _drawn(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        style: str,
+        ground: tuple[int, int, int] | None,
+    ) -> Iterator[Image.Image]:
+        for prompt in prompts:
+            for seed in seeds:
+                feed = self.prepare(prompt, seed, style)
+                pixels = self.pixels(feed)
+                for text in (*feed.warnings, suspicion(pixels)):
+                    if text:
+                        warnings.warn(text, PictureWarning, stacklevel=3)
+                image = to_image(pixels, ground)
+                image.info.update(self.about(feed))
+                yield image
+
+    def about(self, feed: Feed) -> dict[str, str]:
+        """What a picture is saved with: prompt, seed, style, model and the artifact's hash."""
+        return {
+            "prompt": feed.prompt,
+            "seed": str(feed.seed),
+            "style": feed.style,
+            "model": self.artifact.name,
+            "artifact": self.artifact.hash,
+        }
 
 
 def pinned(pipeline: Pipeline) -> dict[str, str]:
@@ -203,11 +289,15 @@ def pinned(pipeline: Pipeline) -> dict[str, str]:
 
 
 def load(path: str | Path, threads: int = 1, check: bool = True) -> Pipeline:
-    """Opens an artifact's folder; with `check`, after comparing every file's sha256.
+    """Opens an artifact's folder, or a bundled one by its name ("emoji").
 
-    Raises BadInput, MissingProgram.
+    threads: that one picture is drawn on; ExecuTorch has one pool for all its artifacts, and the
+    last load sets it. check: compare every file's sha256 first. Raises BadInput where the folder is
+    no artifact or damaged, MissingProgram where its runtime is not installed.
     """
-    artifact = read_artifact(Path(path))
+    if threads < 1:
+        raise BadInput(f"threads {threads} is too small; use 1 or more")
+    artifact = read_artifact(artifact_path(path) if isinstance(path, str) else path)
     if check:
         check_files(artifact)
     tokenizer = None

@@ -27,10 +27,12 @@ def load(directory: Path, component: Component, threads: int) -> Run:
         str(directory / component.files[0].path), options, providers=["CPUExecutionProvider"]
     )
     known = {i.name for i in session.get_inputs()}
+    theirs = component.file_names
+    wanted = [theirs.get(n, n) for n in component.outputs]
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        fed = {k: v for k, v in inputs.items() if k in known}
-        return dict(zip(component.outputs, session.run(list(component.outputs), fed), strict=True))
+        fed = {theirs.get(k, k): v for k, v in inputs.items() if theirs.get(k, k) in known}
+        return dict(zip(component.outputs, session.run(wanted, fed), strict=True))
 
     threads = session.get_session_options().intra_op_num_threads
     run.pinned = {"threads": str(threads), "precision": "as stored"}  # type: ignore[attr-defined]

@@ -31,11 +31,14 @@ def load(directory: Path, component: Component, threads: int) -> Run:
     compiled = core.compile_model(model, "CPU", settings)
     known = {name for port in compiled.inputs for name in port.get_names()}
     request = compiled.create_infer_request()
+    theirs = component.file_names
+    places = {name: i for i, port in enumerate(compiled.outputs) for name in port.get_names()}
+    wanted = {n: places.get(theirs.get(n, n), i) for i, n in enumerate(component.outputs)}
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        request.infer({k: v for k, v in inputs.items() if k in known}, share_inputs=True)
-        outputs = component.outputs
-        return {n: np.array(request.get_output_tensor(i).data) for i, n in enumerate(outputs)}
+        fed = {theirs.get(k, k): v for k, v in inputs.items() if theirs.get(k, k) in known}
+        request.infer(fed, share_inputs=True)
+        return {n: np.array(request.get_output_tensor(i).data) for n, i in wanted.items()}
 
     run.pinned = {  # type: ignore[attr-defined]
         "threads": str(compiled.get_property("INFERENCE_NUM_THREADS")),

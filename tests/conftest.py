@@ -40,3 +40,11 @@ def artifacts(generator, loose, tmp_path_factory):
             target = one.directory.name.split("-")[1]
             done[target, precision] = one.directory
     return done
+
+
+@pytest.fixture(scope="session")
+def core():
+    """The command that starts a class of android_demo's :core; skips where Kotlin is missing."""
+    from kotlin import compiled_core
+
+    return compiled_core()

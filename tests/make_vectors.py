@@ -1,12 +1,22 @@
-"""Writes tests/vectors/: what another language's noise, choices and token ids must equal."""
+"""Writes tests/vectors/: what another language's noise, choices, token ids, pixels and metrics must
+equal."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 
-from genedge.runtime.noise import MEANING_CHOICE, choice, noise
+from genedge.runtime.metrics import (
+    flat_kept,
+    max_error,
+    picture_psnr,
+    picture_ssim,
+    signed_error,
+)
+from genedge.runtime.noise import MEANING_CHOICE, choice, noise, philox
+from genedge.runtime.picture import to_pixels
 from genedge.runtime.run import load
+from genedge.runtime.signature import Signature, TensorSpec
 from genedge.toolkit.verbs.options import bundled
 
 HERE = Path(__file__).parent / "vectors"
@@ -29,6 +39,43 @@ TEXTS = [
 ]
 
 
+def picture(seed: int, side: int) -> np.ndarray:
+    """uint8 (side, side, 4): the bytes of stream 2, every seventh pixel flat."""
+    words = philox(seed, 2, side * side // 4)
+    pixels = words.astype("<u4").view(np.uint8).reshape(-1, 4).copy()
+    pixels[::7] = 255
+    pixels[3::7, 3] = 0
+    return pixels.reshape(side, side, 4)
+
+
+def near(seed: int, reference: np.ndarray) -> np.ndarray:
+    """`reference`, each byte changed by at most 4."""
+    step = picture(seed, len(reference)).astype(np.int32) % 9 - 4
+    return np.clip(reference + step, 0, 255).astype(np.uint8)
+
+
+def metrics_row(seed: int, side: int) -> dict[str, object]:
+    reference = picture(seed, side)
+    mine = near(seed + 1, reference)
+    return {
+        "seed": seed,
+        "side": side,
+        "psnr": picture_psnr(mine, reference),
+        "ssim": picture_ssim(mine, reference),
+        "max_error": max_error(mine, reference),
+        "signed": signed_error(mine, reference).tolist(),
+        "flat": list(flat_kept(mine, reference)),
+    }
+
+
+def pixels_row(seed: int, layout: str, low: float) -> dict[str, object]:
+    channels = {"gray": 1, "rgb": 3, "rgba-premultiplied": 4}[layout]
+    signature = Signature({}, "picture", TensorSpec("float32", (1, channels, 8, 8), low, 1), layout)
+    values = noise(seed, (1, channels, 8, 8)) / np.float32(4) + np.float32(0.5)
+    rgba = to_pixels(values, signature).tobytes().hex()
+    return {"seed": seed, "layout": layout, "low": low, "rgba": rgba}
+
+
 def main() -> None:
     HERE.mkdir(exist_ok=True)
     rows = {
@@ -45,6 +92,15 @@ def main() -> None:
         ],
     }
     (HERE / "noise.json").write_text(json.dumps(rows, indent=1) + "\n")
+    pictures = {
+        "metrics": [metrics_row(seed, side) for seed, side in ((3, 16), (5, 32), (7, 12))],
+        "pixels": [
+            pixels_row(seed, layout, low)
+            for seed, layout in enumerate(("gray", "rgb", "rgba-premultiplied"), 11)
+            for low in (0.0, -1.0)
+        ],
+    }
+    (HERE / "pictures.json").write_text(json.dumps(pictures, indent=1) + "\n")
     tokenizer = load(bundled("emoji")).tokenizer
     tokens = [{"text": t, "ids": tokenizer.encode(t)[0][0].tolist()} for t in TEXTS]
     (HERE / "tokens.json").write_text(json.dumps(tokens, indent=1, ensure_ascii=False) + "\n")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from genedge.recipes import TARGETS
+from genedge.runtime.bundled import BUNDLED_TARGETS
 from genedge.runtime.run import load
 from genedge.runtime.verify import verify
 from genedge.toolkit.export import export
 from genedge.toolkit.generator import load_saved, resolve
-from genedge.toolkit.verbs.options import BUNDLED_TARGETS
 
 ROOT = Path(__file__).parents[1]
 BUNDLED = {t: ROOT / "runtime" / "artifacts" / f"emoji-{t}-int8" for t in BUNDLED_TARGETS}

@@ -82,6 +82,10 @@ def rebuilt(artifact: Artifact, generator: Generator, report: Report) -> Graphs:
         raise BadInput(
             f"{artifact.directory} is {artifact.precision}; blame looks at int8 artifacts"
         )
+    if "adopted" in artifact.about:
+        raise BadInput(
+            f"{artifact.directory} was adopted; blame knows the layers of what genedge quantized alone"
+        )
     if artifact.generator_hash != generator.hash():
         raise BadInput(
             f"{artifact.directory} was exported from another {generator.name} than this one; "

@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 from genedge.runtime.errors import GenedgeError
 
-from .verbs import check, draw, learn, look, make, shrink, speed
+from .verbs import check, draw, learn, look, make, search, shrink, speed
 
 app = typer.Typer(
     name="genedge",
@@ -28,10 +28,12 @@ for verb in (
     look.inspect,
     look.blame,
     make.export,
+    make.adopt,
     learn.train,
     learn.evaluate,
     shrink.prune,
     shrink.distill,
+    search.tune,
 ):
     app.command()(verb)
 

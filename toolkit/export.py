@@ -95,7 +95,8 @@ def input_hashes(signature: Signature, feeds: Sequence[Feed]) -> dict[str, tuple
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of each tool that is installed here, for the manifest."""
     found = {"python": platform.python_version()}
     for name in _TOOLS:
         try:
@@ -273,7 +274,7 @@ def _export_one(
             "float_layers": list(keep),
             "ranges": dict(quantized.ranges) if quantized else {},
             "golden": {**file_json(stored(folder / "golden.npz")), "count": len(golden.prompts)},
-            "tools": _versions(),
+            "tools": versions(),
         }
         if generator.tokenizer is not None:
             (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)

@@ -8,6 +8,7 @@ the layers that read it: an outlier between two layers needs both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,8 @@ from .quantize import ACTIVATIONS, LAYERS, Quantized, calibrate, layer_name, qua
 from .taps import full_name
 
 RANK_PROMPTS = 8
-MOST = 12  # rounds of growing; a generator that needs more is better left float
+MOST = 60  # layers; a generator that needs more is better left float
+ROUNDS = 6  # each calibrates anew, as grids change where a neighbour is float
 _FIXED_COST = 2000  # bytes: a sum in float costs none, and still breaks a chain of int8
 _MARGIN = 0.25  # dB, SSIM/100: targets round a little differently from the simulation
 
@@ -108,7 +110,7 @@ def keep_float(
     """Quantizes with as few layers in float as the limits need; `keep` stays float anyway.
 
     psnr: dB, mean over golden prompts, of the simulation; ssim: mean. Raises LimitMissed where even
-    MOST rounds do not reach them: the message says how far they came.
+    MOST layers do not reach them: the message says how far they came.
     """
     kept = tuple(keep)
     quantized = quantize(generator, cpu=cpu, keep=kept, calibration=calibration, report=report)
@@ -119,33 +121,86 @@ def keep_float(
     prepared, _ = calibrate(generator, ways, cpu, kept, calibration, report)
     graphs = {name: _prepared(graph, name) for (name, _), graph in prepared.items()}
     weights = {k: v for g in graphs.values() for k, v in g.weights.items()}
-    units = _units(graphs)
     feeds = [
         generator.tensors(generator.prepare(p, seed=i))
         for i, p in enumerate(generator.calibration[:RANK_PROMPTS])
     ]
-    chosen: set[str] = set()
-    for step in range(MOST):
-        before = _error(generator, graphs, chosen, feeds)
-        ranked = []
-        for i, unit in enumerate(units):
-            if not unit <= chosen:
-                gain = before - _error(generator, graphs, chosen | unit, feeds)
-                cost = _FIXED_COST + sum(weights.get(name, 0) for name in unit - chosen)
-                ranked.append((gain / cost, unit))
-            report(f"layers to keep float, round {step + 1}", i + 1, len(units))
-        if not ranked:
+    search = _Search(generator, graphs, weights, feeds, report)
+    reached = score
+    for _ in range(ROUNDS):
+        if not search.gain(_missing(reached, psnr, ssim)):
             break
-        chosen |= max(ranked, key=lambda r: r[0])[1]
-        kept = (*keep, *sorted(chosen))
+        kept = (*keep, *sorted(search.chosen))
         quantized = quantize(generator, cpu=cpu, keep=kept, calibration=calibration, report=report)
-        score = _score(generator, simulated(generator, quantized))
-        if _holds(score, psnr, ssim):
-            return Choice(kept, sum(weights.get(n, 0) for n in chosen), *score, quantized)
+        reached = _score(generator, simulated(generator, quantized))
+        if _holds(reached, psnr, ssim):
+            cost = sum(weights.get(n, 0) for n in search.chosen)
+            return Choice(kept, cost, *reached, quantized)
     raise LimitMissed(
-        f"the limit can not be met: with {len(chosen)} layers in float PSNR is {score[0]:.1f} dB and "
-        f"SSIM {score[1]:.3f}; use --precision fp16 or fp32, or a lower limit (nothing was written)"
+        f"the limit can not be met: with {len(search.chosen)} layers in float PSNR is "
+        f"{reached[0]:.1f} dB and SSIM {reached[1]:.3f}; use --precision fp16 or fp32, or a lower "
+        f"limit (nothing was written)"
     )
+
+
+def _missing(score: tuple[float, float], psnr: float | None, ssim: float | None) -> float:
+    """dB that the picture's error has to fall by; 1 − SSIM is taken to fall as the error does."""
+    decibels = 0.0 if psnr is None else psnr + _MARGIN - score[0]
+    if ssim is not None:
+        wanted = max(1 - min(1.0, ssim + _MARGIN / 100), 1e-6)
+        decibels = max(decibels, 10 * math.log10(max(1 - score[1], 1e-9) / wanted))
+    return max(decibels, 0.1)
+
+
+class _Search:
+    """Greedy choice of units by gain for each byte, with gains looked at again only when needed.
+
+    A unit's gain seldom grows when others are float already; so the gains of earlier rounds are
+    kept as bounds, and only the unit that leads by them is tried anew until one leads by a fresh
+    gain (Minoux, "Accelerated greedy algorithms", 1978): a few trials for each choice, not all.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        graphs: dict[str, _Graph],
+        weights: dict[str, int],
+        feeds: list[dict[str, Tensor]],
+        report: Callable[[str, int, int], None],
+    ) -> None:
+        self.generator, self.graphs, self.weights, self.feeds = generator, graphs, weights, feeds
+        self.report = report
+        self.chosen: set[str] = set()
+        self.error = _error(generator, graphs, self.chosen, feeds)
+        self.units = _units(graphs)
+        self.bounds: list[float] = []
+
+    def _worth(self, unit: set[str]) -> float:
+        gain = self.error - _error(self.generator, self.graphs, self.chosen | unit, self.feeds)
+        new = unit - self.chosen
+        return gain / (_FIXED_COST + sum(self.weights.get(name, 0) for name in new))
+
+    def gain(self, decibels: float) -> bool:
+        """Chooses until the error has fallen so far, or MOST layers are float; False: none is left."""
+        if not self.bounds:
+            for i, unit in enumerate(self.units):
+                self.bounds.append(self._worth(unit))
+                self.report("layers to keep float, ranked", i + 1, len(self.units))
+        goal, before = self.error - decibels, len(self.chosen)
+        wanted = max(1, math.ceil(decibels))
+        while self.error > goal and len(self.chosen) < MOST:
+            left = [i for i, unit in enumerate(self.units) if not unit <= self.chosen]
+            if not left:
+                break
+            fresh: set[int] = set()
+            while (best := max(left, key=lambda i: self.bounds[i])) not in fresh:
+                self.bounds[best] = self._worth(self.units[best])
+                fresh.add(best)
+            self.chosen |= self.units[best]
+            self.error = _error(self.generator, self.graphs, self.chosen, self.feeds)
+            done = wanted - max(0, math.ceil(self.error - goal))
+            self.report("dB gained by layers in float", max(done, 0), wanted)
+        return len(self.chosen) > before
 
 
 def _units(graphs: dict[str, _Graph]) -> list[set[str]]:

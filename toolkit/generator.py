@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -165,8 +167,11 @@ def _kept(row: Mapping[str, Any]) -> channels.Kept:
 
 
 def named(text: str) -> Callable[..., Any]:
-    """The function of "package.module:function". Raises BadInput where there is none."""
+    """The function of "package.module:function", in the working folder too, where no other module
+    has that name. Raises BadInput where there is none."""
     module, _, function = text.partition(":")
+    if os.getcwd() not in sys.path:  # noqa: PTH109
+        sys.path.append(os.getcwd())  # noqa: PTH109
     try:
         return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
     except (ImportError, AttributeError) as problem:

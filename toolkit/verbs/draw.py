@@ -89,14 +89,7 @@ def generate(
                 print(f"genedge: warning: {warning}", file=sys.stderr)
         image = to_image(pixels, ground)
         path = _numbered(out, feed.prompt, feed.seed, i, total)
-        about = {
-            "Software": "genedge",
-            "prompt": feed.prompt,
-            "seed": str(feed.seed),
-            "style": feed.style,
-            "model": pipeline.artifact.name,
-            "artifact": pipeline.artifact.hash,
-        }
+        about = {"Software": "genedge", **pipeline.about(feed)}
         save_png(image, path, about)
         if sheet is not None:
             images.append(image)

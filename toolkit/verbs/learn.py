@@ -19,6 +19,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the trained generator.")] = Path("trained"),
     work: Annotated[Path, typer.Option(help="Checkpoints; resumed from.")] = Path(".train"),
     cache: Annotated[Path, typer.Option(help="Downloads and the data set.")] = Path(".cache"),
+    start: Annotated[
+        str, typer.Option(help="A trained emoji to go on from; empty: from nothing.")
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace --out.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -26,11 +29,15 @@ def train(
     """Train a bundled generator from its data; resumes where it stopped."""
     need_torch()
     _only_emoji(model)
+    from ..generator import resolve
     from ..progress import reporting
     from ..zoo.emoji.train import train as run
 
     if out.exists() and not force:
         raise BadInput(f"{out} exists already; use --force to replace it, or another --out")
+    begin = resolve(start) if start else None
+    if begin is not None and begin.constructor != "emoji":
+        raise BadInput(f"{start} does not draw emoji; training goes on only from one that does")
     with reporting(quiet) as progress:
         last: dict[str, str] = {}
 
@@ -41,7 +48,7 @@ def train(
                 print(f"{what} {done}: {text}", file=sys.stderr, flush=True)
                 last[what] = text
 
-        run(work, cache, out, report, force)
+        run(work, cache, out, report, force, begin)
     if not quiet:
         print(out)
 

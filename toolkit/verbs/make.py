@@ -1,10 +1,11 @@
-"""export."""
+"""export, adopt."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -85,3 +86,80 @@ def export(
                 f"kept {len(done[0].kept)} layer(s) in float, {cost:,} bytes of weights; again with:"
             )
             print(f"  --float-layers {','.join(done[0].kept)}")
+
+
+def adopt(
+    files: Annotated[
+        list[Path], typer.Argument(help=".onnx, .xml (with its .bin) or .pte; one, or a chain.")
+    ],
+    reference: Annotated[
+        str, typer.Option(help="The float generator, as MODEL.", show_default=False)
+    ] = "",
+    precision: Annotated[
+        str | None, typer.Option(help=f"{', '.join(PRECISIONS)}; as stored if left out.")
+    ] = None,
+    cpu: Annotated[str, typer.Option(help=f"For int8: {', '.join(CPUS)}.")] = "portable",
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(help="THEIRS=OURS: a name in the file, and in the reference."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the artifact; the reference's if left out.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder for artifacts.")] = Path("artifacts"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an artifact.")] = False,
+    json_out: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Wrap files that another tool exported, so that verify and inspect work on them."""
+    if not reference:
+        raise BadInput("name the float generator with --reference MODEL")
+    names = {}
+    for word in rename or []:
+        theirs, equals, ours = word.partition("=")
+        if not (theirs and equals and ours):
+            raise BadInput(f"--rename {word}: write THEIRS=OURS, for example input.1=noise")
+        names[theirs] = ours
+    need_torch()
+    from genedge.runtime.artifact import read_artifact
+    from genedge.runtime.verdict import DEFAULTS, Limits, judge
+
+    from ..adopt import adopt as run
+    from ..generator import resolve
+    from ..progress import reporting
+
+    with reporting(quiet) as progress:
+        done = run(
+            resolve(reference),
+            files,
+            reference=reference,
+            precision=precision,
+            cpu=cpu,
+            name=name,
+            rename=names,
+            out=out,
+            force=force,
+            progress=progress,
+        )
+    artifact = read_artifact(done.directory)
+    limits = DEFAULTS.get(done.precision, Limits())
+    missed = [r.metric for r in judge(artifact, done.found, limits) if not r.passed]
+    kept = ("prompts", "psnr", "psnr_worst", "ssim", "flat", "bytes")
+    if json_out:
+        about: dict[str, Any] = {
+            "out": str(done.directory),
+            "precision": done.precision,
+            "missed": missed,
+        }
+        about |= {"producer": done.producer, "stored": done.stored, "file_names": done.paired}
+        print(json.dumps(about | {"measured": {k: done.found[k] for k in kept}}, indent=1))
+    elif not quiet:
+        print(
+            f"{done.directory}  {artifact.bytes / 1e6:.2f} MB  PSNR {done.found['psnr']:.1f} dB "
+            f"(worst {done.found['psnr_worst']:.1f})  SSIM {done.found['ssim']:.3f}"
+        )
+        sizes = ", ".join(f"{k} {v:,}" for k, v in sorted(done.stored.items(), key=lambda s: -s[1]))
+        print(f"made by: {done.producer}; bytes stored: {sizes or 'none'}")
+        for ours, theirs in done.paired.items():
+            print(f"{ours}: {theirs} in the file")
+        if missed:
+            print(f"verify's default limits of {done.precision} are missed: {', '.join(missed)}")

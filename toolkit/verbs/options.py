@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
+from genedge.runtime.bundled import artifact_path
 from genedge.runtime.errors import BadInput
+
+__all__ = ["Debug", "Model", "Quiet", "Threads", "artifact_path", "need_torch", "write_text"]
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -16,34 +19,6 @@ Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads
 Model = Annotated[
     str, typer.Argument(help="emoji, a folder saved by genedge, or package.module:function.")
 ]
-
-BUNDLED_TARGETS = ("openvino", "onnx")
-
-
-def bundled(name: str) -> Path:
-    """The artifact in the package of this name for a runtime that is installed.
-
-    Raises BadInput for an unknown name, MissingProgram where no runtime is installed.
-    """
-    import importlib.util
-
-    from genedge.runtime.errors import MissingProgram
-
-    folder = Path(str(importlib.util.find_spec("genedge.runtime").origin)).parent / "artifacts"  # type: ignore[union-attr]
-    there = [t for t in BUNDLED_TARGETS if (folder / f"{name}-{t}-int8").is_dir()]
-    if not there:
-        raise BadInput(f"artifact {name!r} is neither a folder nor bundled; bundled: emoji")
-    modules = {"openvino": "openvino", "onnx": "onnxruntime"}
-    for target in there:
-        if importlib.util.find_spec(modules[target]) is not None:
-            return folder / f"{name}-{target}-int8"
-    raise MissingProgram("no runtime is installed; run: pip install 'genedge[openvino]'")
-
-
-def artifact_path(text: str) -> Path:
-    """A folder, or the bundled artifact of this name. Raises what `bundled` raises."""
-    path = Path(text)
-    return path if path.exists() or "/" in text else bundled(text)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,12 +1,13 @@
 """Prompts for training: names, names with keywords, and keywords that fit several emoji.
 
-A keyword that fits several emoji means one of them, picked by a choice from 0 to 15. So that the
+A keyword that fits several emoji, or a phrase of two keywords ("happy face"), means one of them, picked by a choice from 0 to 15. So that the
 text side can learn what a choice stands for, each emoji belongs to one of 16 classes, by a hash,
 and choice c means the fitting emoji of class c, or of the next class that has one.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -34,14 +35,21 @@ class Captions:
     """What can be said of each emoji that training may see.
 
     names: row → its name. tags: row → keywords. vague: keyword that is no name → rows that fit it.
-    meanings: keyword → the row that each choice means. keywords: row → keywords that mean it,
-    each with the choices by which it does. rows: those of known emoji.
+    phrases: two keywords, the more general one last → rows that fit both, two at least; unseen:
+    the same, kept from training. turned: phrase → the same with the general one first. exact:
+    row → phrases that no other emoji fits. meanings: keyword or phrase → the row that each choice
+    means. keywords: row → keywords and phrases that mean it, each with the choices by which it
+    does. rows: those of known emoji.
     """
 
     names: dict[int, str]
     tags: dict[int, tuple[str, ...]]
     symbols: dict[int, str]
     vague: dict[str, tuple[int, ...]]
+    phrases: dict[str, tuple[int, ...]]
+    unseen: dict[str, tuple[int, ...]]
+    turned: dict[str, str]
+    exact: dict[int, tuple[str, ...]]
     meanings: dict[str, tuple[int, ...]]
     keywords: dict[int, tuple[tuple[str, tuple[int, ...]], ...]]
     rows: np.ndarray
@@ -62,14 +70,57 @@ def captions_of(art: Art) -> Captions:
     dull = {"with", "and", "of", "on", "in", "the", "to", "at", "for", "or", "no", "not", "off"}
     vague = {w: tuple(rows) for w, rows in sorted(fitting.items()) if w not in dull}
     symbols = {i: "".join(chr(int(c, 16)) for c in art.emoji[i].code.split("-")) for i in known}
-    meanings = {w: _meanings(w, rows, art) for w, rows in vague.items()}
+    groups = {plain(art.emoji[i].group.replace("&", " ")) for i in known}
+    words = {w: rows for w, rows in vague.items() if w not in groups}
+    phrases, turned, exact = _phrases(words, names)
+    unseen = {p: rows for p, rows in phrases.items() if hashed(p) % 20 == 0}
+    phrases = {p: rows for p, rows in phrases.items() if p not in unseen}
+    meanings = {w: _meanings(w, rows, art) for w, rows in (vague | phrases).items()}
     keywords: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
     for word, meant in meanings.items():
         for row in sorted(set(meant)):
             choices = tuple(c for c in range(MEANINGS) if meant[c] == row)
             keywords.setdefault(row, []).append((word, choices))
     by_row = {row: tuple(pairs) for row, pairs in keywords.items()}
-    return Captions(names, tags, symbols, vague, meanings, by_row, np.array(known))
+    return Captions(
+        names=names,
+        tags=tags,
+        symbols=symbols,
+        vague=vague,
+        phrases=phrases,
+        unseen=unseen,
+        turned=turned,
+        exact=exact,
+        meanings=meanings,
+        keywords=by_row,
+        rows=np.array(known),
+    )
+
+
+def _phrases(
+    vague: dict[str, tuple[int, ...]], names: dict[int, str]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[int, tuple[str, ...]]]:
+    """Pairs of keywords that fit several emoji; each turned round; those that fit one alone."""
+    known, phrases, turned = set(names.values()), {}, {}
+    exact: dict[int, list[str]] = {}
+    of_row: dict[int, list[str]] = {}
+    for word, rows in vague.items():
+        for row in rows:
+            of_row.setdefault(row, []).append(word)
+    fits = {word: set(rows) for word, rows in vague.items()}
+    pairs = {p for words in of_row.values() for p in itertools.combinations(sorted(words), 2)}
+    for pair in sorted(pairs):
+        narrow, wide = sorted(pair, key=lambda w: (len(fits[w]), w))
+        both = tuple(sorted(fits[narrow] & fits[wide]))
+        phrase = f"{narrow} {wide}"
+        if set(narrow.split()) & set(wide.split()) or phrase in known or phrase in vague:
+            continue  # says a word twice, or is a prompt in its own right
+        turned[phrase] = f"{wide} {narrow}"
+        if len(both) > 1:
+            phrases[phrase] = both
+        else:
+            exact.setdefault(both[0], []).append(phrase)
+    return phrases, turned, {row: tuple(said) for row, said in exact.items()}
 
 
 def _meanings(word: str, rows: tuple[int, ...], art: Art) -> tuple[int, ...]:
@@ -88,7 +139,10 @@ def name_prompt(captions: Captions, row: int, random: np.random.Generator) -> st
     dice = random.random()
     if dice < 0.04:
         return captions.symbols[row]
-    if dice < 0.14:
+    if dice < 0.12 and row in captions.exact:
+        said = captions.exact[row]
+        return keyword_prompt(said[random.integers(len(said))], captions, random)
+    if dice < 0.22:
         words = name.split()
         random.shuffle(words)
         name = " ".join(words)
@@ -104,8 +158,10 @@ def name_prompt(captions: Captions, row: int, random: np.random.Generator) -> st
     return name
 
 
-def keyword_prompt(word: str, random: np.random.Generator) -> str:
-    """A keyword, now and then with an opening."""
+def keyword_prompt(word: str, captions: Captions, random: np.random.Generator) -> str:
+    """A keyword or phrase, now and then with an opening, phrases now and then turned round."""
+    if word in captions.turned and random.random() < 0.25:
+        word = captions.turned[word]
     return _OPENINGS[random.integers(len(_OPENINGS))] + word if random.random() < 0.3 else word
 
 

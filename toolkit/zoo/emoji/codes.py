@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genedge.toolkit.train import Average, Report, adam, falling, run_phase, set_rates
+from genedge.toolkit.train import Average, Report, adam, falling, fast, run_phase, set_rates
 
 from .data import STYLES, Art
 from .judge import judge
@@ -126,7 +126,7 @@ def fit_codes(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         size = CODE_NOISE * torch.rand((BATCH, 1, 1, 1), generator=generator)
         code = code + size * torch.randn(code.shape, generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast():
             raw = decoder.unclamped(code, style)
         loss = picture_loss(raw.float(), target)
         set_rates(optimizer, falling(step, steps))

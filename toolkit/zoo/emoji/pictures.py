@@ -12,7 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genedge.toolkit.train import Average, Report, Stateful, adam, falling, run_phase, set_rates
+from genedge.toolkit.train import (
+    Average,
+    Report,
+    Stateful,
+    adam,
+    falling,
+    fast,
+    run_phase,
+    set_rates,
+)
 
 from .codes import BATCH, batch_rows, one_hot, pictures_of
 from .data import Art
@@ -83,7 +92,7 @@ def fit_pictures(
         emoji = art.emoji_of[chosen]
         tokens, choices = batches.either(emoji, random, KEYWORD_SHARE)
         more, more_choices, meant = batches.keywords(random, KEYWORDS)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast():
             written = live_text(joined(tokens, more), torch.cat([choices, more_choices]))
             code = written[:BATCH]
             size = CODE_NOISE * torch.from_numpy(random.random((BATCH, 1, 1, 1), np.float32))
@@ -98,7 +107,7 @@ def fit_pictures(
         logged = {"picture": picture, "code": near}
         fake = raw.clamp(0, 1)
         if critic is not None:
-            with torch.autocast("cpu", torch.bfloat16):
+            with fast():
                 logit, felt = critic(fake, code.detach(), style)
                 with torch.no_grad():
                     _, wanted = critic(target, code.detach(), style)
@@ -113,7 +122,7 @@ def fit_pictures(
         if critic is not None:
             judge_optimizer.zero_grad()
             seen = code.detach()
-            with torch.autocast("cpu", torch.bfloat16):
+            with fast():
                 real_logit, _ = critic(target, seen, style)
                 fake_logit, _ = critic(fake.detach(), seen, style)
             loss = critic_loss(real_logit.float(), fake_logit.float())

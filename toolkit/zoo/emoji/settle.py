@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from genedge.toolkit.train import Average, Report, adam, falling, run_phase, set_rates
+from genedge.toolkit.train import Average, Report, adam, falling, fast, run_phase, set_rates
 
 from .codes import BATCH, one_hot
 from .data import STYLES, Art
@@ -73,14 +73,14 @@ def settle(
         names, keywords = batches.names(rows, random), batches.keywords(random, VAGUE)
         tokens, meaning = joined(names[0], keywords[0]), torch.cat([names[1], keywords[1]])
         style = one_hot(torch.from_numpy(random.integers(0, len(STYLES), BATCH)))
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), fast():
             true_code = text(tokens, meaning).float()
             target = decoder(true_code, style).float()
         coarse = {
             k: rounded_weight(v) if v.dim() > 1 and k not in tables else v
             for k, v in parameters.items()
         }
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast():
             code, raw = functional_call(whole, coarse, (tokens, meaning, style))
         picture = picture_loss(raw.float(), target)
         near = F.mse_loss(code.float(), true_code)

@@ -22,7 +22,16 @@ from torch import Tensor, nn
 from genedge.runtime.errors import MissingProgram
 from genedge.runtime.silence import silenced
 from genedge.runtime.tokenizer import PromptTokenizer
-from genedge.toolkit.train import Average, Report, Stateful, adam, falling, run_phase, set_rates
+from genedge.toolkit.train import (
+    Average,
+    Report,
+    Stateful,
+    adam,
+    falling,
+    fast,
+    run_phase,
+    set_rates,
+)
 
 from .captions import Captions, keyword_prompt, name_prompt
 from .codes import draw, judged_rows
@@ -32,6 +41,7 @@ from .model import MEANINGS, Decoder, TextSide
 
 STEPS, NAMES, WORDS = 8000, 128, 128
 NAMING_WEIGHT, TEACHER_WEIGHT = 0.3, 0.2
+PHRASE_CHANCE = 0.5  # of a phrase, against a keyword that fits as many
 
 
 def teacher_embeddings(texts: list[str]) -> Tensor:
@@ -55,10 +65,12 @@ class PromptBatches:
         self, captions: Captions, tokenizer: PromptTokenizer, codes: Tensor, seed: int
     ) -> None:
         self.captions, self.tokenizer, self.codes, self.seed = captions, tokenizer, codes, seed
-        self.words = list(captions.vague)
-        # Rare keywords are many and easy; common ones are what people type.
-        sizes = np.array([len(captions.vague[w]) for w in self.words])
+        fitting = captions.vague | captions.phrases
+        self.words = list(fitting)
+        # Rare keywords are many and easy; common ones are what people type. Phrases are many.
+        sizes = np.array([len(fitting[w]) for w in self.words])
         chance = np.where(sizes > 1, np.sqrt(np.minimum(sizes, 2 * MEANINGS)), 0.3)
+        chance *= np.where([w in captions.phrases for w in self.words], PHRASE_CHANCE, 1.0)
         self.chance = chance / chance.sum()
 
     def tokens(self, prompts: list[str]) -> Tensor:
@@ -79,7 +91,7 @@ class PromptBatches:
         words = [self.words[i] for i in random.choice(len(self.words), count, p=self.chance)]
         choices = random.integers(0, MEANINGS, count)
         rows = [self.captions.meanings[w][c] for w, c in zip(words, choices, strict=True)]
-        prompts = [keyword_prompt(w, random) for w in words]
+        prompts = [keyword_prompt(w, self.captions, random) for w in words]
         return self.tokens(prompts), chosen(choices), np.array(rows)
 
     def either(
@@ -92,7 +104,7 @@ class PromptBatches:
             if words and random.random() < share:
                 word, fitting = words[random.integers(len(words))]
                 choices[i] = fitting[random.integers(len(fitting))]
-                prompts.append(keyword_prompt(word, random))
+                prompts.append(keyword_prompt(word, self.captions, random))
             else:
                 prompts.append(name_prompt(self.captions, int(row), random))
         return self.tokens(prompts), chosen(choices)
@@ -122,9 +134,10 @@ def judge_prompts(
     text: TextSide, decoder: Decoder, batches: PromptBatches, art: Art, count: int = 500
 ) -> dict[str, float]:
     """Scores of pictures drawn from names, on training pairs and on held-out pairs, and of
-    pictures drawn from keywords of three meanings at least.
+    pictures drawn from keywords, and phrases of two keywords, that fit three emoji at least.
 
-    keyword_r1: how often the nearest real picture shows something that fits the keyword.
+    keyword_r1, phrase_r1: how often the nearest real picture shows something that fits.
+    new_phrase_r1: the same for phrases that training never saw, of two fitting emoji at least.
     """
     random = np.random.default_rng(0)
     scores: dict[str, float] = {}
@@ -133,13 +146,34 @@ def judge_prompts(
         codes = text_codes(text, batches, names, random.integers(0, MEANINGS, len(rows)))
         drawn = draw(decoder, codes, torch.from_numpy(art.style_of[rows]))
         scores |= {f"{kind}_{k}": v for k, v in judge(drawn, rows, art).items()}
-    vague = {w: fit for w, fit in batches.captions.vague.items() if len(fit) > 2}
-    words = [str(w) for w in random.choice(list(vague), count)]
-    codes = text_codes(text, batches, words, random.integers(0, MEANINGS, count))
-    style = random.integers(0, len(STYLES), count)
-    nearest = nearest_emoji(draw(decoder, codes, torch.from_numpy(style)), style, art, 1)[:, 0]
-    fits = [n in vague[w] for n, w in zip(nearest, words, strict=True)]
-    return scores | {"keyword_r1": float(np.mean(fits))}
+    known = batches.captions
+    for kind, prompts in (
+        ("keyword", {w: fit for w, fit in known.vague.items() if len(fit) > 2}),
+        ("phrase", {w: fit for w, fit in known.phrases.items() if len(fit) > 2}),
+        ("new_phrase", known.unseen),
+    ):
+        words = [str(w) for w in random.choice(list(prompts), count)]
+        codes = text_codes(text, batches, words, random.integers(0, MEANINGS, count))
+        style = random.integers(0, len(STYLES), count)
+        nearest = nearest_emoji(draw(decoder, codes, torch.from_numpy(style)), style, art, 1)[:, 0]
+        fits = [n in prompts[w] for n, w in zip(nearest, words, strict=True)]
+        scores[f"{kind}_r1"] = float(np.mean(fits))
+    return scores
+
+
+@torch.no_grad()
+def codes_of_names(text: TextSide, captions: Captions, tokenizer: PromptTokenizer) -> Tensor:
+    """float32 (emoji, 64, 4, 4): what the text side writes for each name, the mean over choices.
+
+    Rows of emoji that are held out stay 0.
+    """
+    count = int(captions.rows.max()) + 1
+    codes = torch.zeros(count, *text(torch.zeros(1, 2).long(), torch.zeros(1, MEANINGS)).shape[1:])
+    batches = PromptBatches(captions, tokenizer, codes, seed=0)
+    names = [captions.names[int(r)] for r in captions.rows]
+    each = [text_codes(text, batches, names, np.full(len(names), c)) for c in range(MEANINGS)]
+    codes[torch.from_numpy(captions.rows)] = torch.stack(each).mean(0)
+    return codes
 
 
 def fit_text(
@@ -149,13 +183,20 @@ def fit_text(
     work: Path,
     report: Report,
     *,
+    start: TextSide | None = None,
     steps: int = STEPS,
+    rate: float = 1e-3,
     seed: int = 1,
 ) -> TextSide:
-    """Trains the text side on finished codes; returns its average. Resumes from `work`."""
+    """Trains the text side on finished codes; returns its average. Resumes from `work`.
+
+    start: a trained one to begin with. rate: of Adam.
+    """
     torch.manual_seed(seed)
     captions = batches.captions
     text = TextSide()
+    if start is not None:
+        text.load_state_dict(start.state_dict())
     heads = nn.ModuleDict(
         {
             "naming": nn.Linear(text.write.in_features, len(art.emoji)),
@@ -163,9 +204,8 @@ def fit_text(
         }
     )
     texts = [captions.names[int(r)] for r in captions.rows]
-    known = teacher_embeddings(texts + batches.words)
-    teacher = dict(zip(texts + batches.words, known, strict=True))
-    optimizer = adam(([*text.parameters(), *heads.parameters()], 1e-3))
+    teacher = dict(zip(texts, teacher_embeddings(texts), strict=True))
+    optimizer = adam(([*text.parameters(), *heads.parameters()], rate))
     average = Average(dict(text.named_parameters()))
 
     def one_step(step: int) -> dict[str, Tensor]:
@@ -174,7 +214,7 @@ def fit_text(
         tokens, choices = batches.names(rows, random)
         more, more_choices, meant_rows = batches.keywords(random, WORDS)
         meant = torch.from_numpy(np.concatenate([rows, meant_rows]))
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast():
             pooled = text.pooled(joined(tokens, more))
             thing = text.thing(pooled, torch.cat([choices, more_choices]))
             written, named = text.write(thing), heads["naming"](thing)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +23,10 @@ from .model import CODE_CHANNELS, MEANINGS, TOKENS, VOCABULARY, Decoder, TextSid
 from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
 from .settle import settle
 from .sharpen import Discriminator
-from .text import PromptBatches, fit_text, judge_prompts
+from .text import PromptBatches, codes_of_names, fit_text, judge_prompts
 
+PHASES = ["codes", "text", "joint", "sharpen", "settle"]
+ONWARD = {"text": 2500, "joint": 700, "settle": 200}  # steps of each phase
 SHARE_OF_JOINT = 0.25
 CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
 
@@ -58,7 +62,6 @@ def assemble(text: TextSide, decoder: Decoder, tokenizer: Path, art: data.Art) -
         calibration=calibration_prompts(art, captions),
         golden=golden_prompts(art, captions),
         constructor="emoji",
-        history=({"pass": "train", "phases": ["codes", "text", "joint", "sharpen", "settle"]},),
     )
 
 
@@ -125,26 +128,22 @@ def load_data(cache: Path, report: Report) -> data.Art:
     return data.load(data.build(cache, lambda what, done, total: report(what, done, total, {})))
 
 
-def train(work: Path, cache: Path, out: Path, report: Report, force: bool = False) -> Path:
-    """All phases, each resumed where it stopped; saves generator, model card and scores to `out`.
-
-    Raises MissingProgram without npm, resvg_py or MiniLM.
-    """
-    began = time.monotonic()
-    art = load_data(cache, report)
-    work.mkdir(parents=True, exist_ok=True)
-    captions, tokenizer = captions_of(art), work / TOKENIZER_FILE
+def from_nothing(
+    art: data.Art, tokenizer: Path, work: Path, report: Report
+) -> tuple[TextSide, Decoder]:
+    """The five phases: codes, text, joint, sharpen, settle; the last is blended with joint."""
+    captions = captions_of(art)
     if not tokenizer.exists():
         train_tokenizer(captions, tokenizer)
-    decoder, codes = fit_codes(art, work, report)
+    small, codes = fit_codes(art, work, report)
     batches = PromptBatches(captions, load_trained(tokenizer), codes, seed=1)
-    text = fit_text(art, batches, decoder, work, report)
+    text = fit_text(art, batches, small, work, report)
     joint = fit_pictures(
         "joint",
         art,
         batches,
         text,
-        grown(decoder),
+        grown(small),
         work,
         report,
         steps=JOINT_STEPS,
@@ -165,7 +164,65 @@ def train(work: Path, cache: Path, out: Path, report: Report, force: bool = Fals
     text, decoder = settle(art, batches, text, decoder, work, report)
     blend(text, joint[0])
     blend(decoder, joint[1])
-    generator = assemble(text, decoder, tokenizer, art)
+    return text, decoder
+
+
+def onward(
+    start: Generator, art: data.Art, tokenizer: Path, work: Path, report: Report
+) -> tuple[TextSide, Decoder]:
+    """Three short phases from a trained generator: text, joint, settle.
+
+    Its codes are what its text side writes for the names. New kinds of prompts come in so.
+    """
+    text, decoder = (c.module for c in start.components)
+    assert isinstance(text, TextSide)
+    assert isinstance(decoder, Decoder)
+    captions = captions_of(art)
+    tokenizer.write_text(start.tokenizer_json)
+    codes = codes_of_names(text, captions, load_trained(tokenizer))
+    batches = PromptBatches(captions, load_trained(tokenizer), codes, seed=1)
+    text = fit_text(
+        art, batches, decoder, work, report, start=text, steps=ONWARD["text"], rate=5e-4
+    )
+    text, decoder = fit_pictures(
+        "joint",
+        art,
+        batches,
+        text,
+        decoder,
+        work,
+        report,
+        steps=ONWARD["joint"],
+        rates=(1e-4, 2e-4),
+    )
+    return settle(art, batches, text, decoder, work, report, steps=ONWARD["settle"])
+
+
+def train(
+    work: Path,
+    cache: Path,
+    out: Path,
+    report: Report,
+    force: bool = False,
+    start: Generator | None = None,
+) -> Path:
+    """All phases, each resumed where it stopped; saves the generator and its scores to `out`.
+
+    start: a trained `emoji` to go on from, with its tokenizer. Raises MissingProgram without npm,
+    resvg_py or MiniLM.
+    """
+    began = time.monotonic()
+    art = load_data(cache, report)
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = work / TOKENIZER_FILE
+    if start is None:
+        trained = from_nothing(art, tokenizer, work, report)
+        note: dict[str, Any] = {"pass": "train", "phases": PHASES}
+    else:
+        trained = onward(start, art, tokenizer, work, report)
+        note = {"pass": "train", "from": start.name, "phases": list(ONWARD)}
+    made = assemble(*trained, tokenizer, art)
+    generator = replace(made, history=(*(start.history if start else ()), note))
     save(generator, out, force=force, half=True)
     scores = evaluate(load_saved(out), art)
     row = {"minutes_of_last_run": round((time.monotonic() - began) / 60, 1), "scores": scores}

@@ -15,6 +15,7 @@ import java.util.zip.ZipFile
 
 private const val LONGEST_HEADER = 1 shl 16
 private const val LARGEST_TABLE = 1L shl 24
+private const val INPUT = "input:"
 
 /**
  * golden.npz: prompts, seeds, and what the float generator drew for them; for int8 also what the
@@ -25,8 +26,18 @@ class Golden private constructor(private val zip: ZipFile, private val where: St
     val prompts: List<String> = read("prompts") { it.texts() }
     val seeds: LongArray = read("seeds") { it.longs() }
 
+    /** Hashes of what the float generator was fed, one for each prompt, by input; empty in older files. */
+    val inputs: Map<String, List<String>> = zip.entries().toList()
+        .filter { it.name.startsWith(INPUT) && it.name.endsWith(".npy") }
+        .associate { entry ->
+            // "input:source:name" where source says what fills it
+            val name = entry.name.removeSuffix(".npy")
+            name.removePrefix(INPUT).substringAfter(':') to read(name) { it.texts() }
+        }
+
     init {
-        if (prompts.size != seeds.size || prompts.isEmpty()) throw damaged("prompts and seeds differ")
+        val sizes = inputs.values.map { it.size } + seeds.size
+        if (prompts.isEmpty() || sizes.any { it != prompts.size }) throw damaged("prompts, seeds and inputs differ")
     }
 
     /** (picture, simulated or null) of each prompt, in order. */

@@ -2,6 +2,8 @@ package genedge.core
 
 import java.io.File
 import java.io.IOException
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
 import java.security.MessageDigest
 
 /** Files are read in blocks of this many bytes: a model never has to fit the heap. */
@@ -16,6 +18,19 @@ internal fun hex(bytes: ByteArray): String {
 
 internal fun sha256Of(data: ByteArray): String =
     hex(MessageDigest.getInstance("SHA-256").digest(data))
+
+/** 16 hex digits of the sha256 of a tensor's dtype, shape and bytes: what golden.npz keeps of inputs. */
+fun hashOf(tensor: Tensor): String {
+    val wide = tensor is Tensor.Longs
+    val head = "${if (wide) "<i8" else "<f4"} ${tensor.shape.toList()} ".toByteArray(Charsets.US_ASCII)
+    val bytes = ByteBuffer.allocate(head.size + tensor.size * if (wide) 8 else 4).order(ByteOrder.LITTLE_ENDIAN)
+    bytes.put(head)
+    when (tensor) {
+        is Tensor.Floats -> tensor.values.forEach { bytes.putFloat(it) }
+        is Tensor.Longs -> tensor.values.forEach { bytes.putLong(it) }
+    }
+    return sha256Of(bytes.array()).take(16)
+}
 
 /** Hex digest of the file's bytes, read as a stream. Throws [Cancelled] where [stop] says so. */
 fun sha256Of(file: File, stop: Stop = { false }): String {

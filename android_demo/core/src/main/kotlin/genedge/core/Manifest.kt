@@ -21,13 +21,20 @@ private const val LARGEST_TENSOR = 1L shl 26
 /** A file of an artifact: its name in the folder, its size in bytes and its sha256 in hex. */
 data class StoredFile(val path: String, val bytes: Long, val sha256: String)
 
-/** One graph: names of its inputs and outputs in order; the first of its files is the one to load. */
+/**
+ * One graph: names of its inputs and outputs in order; the first of its files is the one to load.
+ * A runtime that goes by names asks [fileName]; one that goes by place does not.
+ */
 class Component(
     val name: String,
     val inputs: List<String>,
     val outputs: List<String>,
     val files: List<StoredFile>,
-)
+    private val fileNames: Map<String, String> = emptyMap(),
+) {
+    /** What the file itself calls this input or output. */
+    fun fileName(name: String): String = fileNames[name] ?: name
+}
 
 /** What manifest.json says. [hash] is its sha256 and names the artifact. */
 class Manifest(
@@ -176,7 +183,9 @@ private fun component(element: JsonElement): Component {
     if (files.isEmpty()) throw Malformed("component $name has no file")
     val outputs = row.texts("outputs")
     if (outputs.isEmpty()) throw Malformed("component $name has no output")
-    return Component(name, row.texts("inputs"), outputs, files)
+    val given = row.member("file_names")?.let { row.row("file_names") } ?: JsonObject()
+    val fileNames = given.keySet().associateWith { given.text(it) }
+    return Component(name, row.texts("inputs"), outputs, files, fileNames)
 }
 
 /** Each component reads what the signature or a component before it gives. */

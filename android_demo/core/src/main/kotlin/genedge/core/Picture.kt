@@ -92,7 +92,7 @@ fun suspicion(picture: Picture): String? {
         val levels = (c until white.size step 3).map { white[it] }
         levels.max() - levels.min()
     }
-    if (spread <= 4) return "every pixel has the same colour (${white[0]}, ${white[1]}, ${white[2]})"
+    if (spread <= 4) return oneColour(picture, white)
     var near = 0.0
     for (y in 0 until picture.height) for (x in 1 until picture.width) for (c in 0 until 3) {
         val at = 3 * (y * picture.width + x) + c
@@ -100,6 +100,17 @@ fun suspicion(picture: Picture): String? {
     }
     near /= 3.0 * picture.height * (picture.width - 1)
     return if (near > 0.75 * meanDistance(white)) "the picture looks like noise" else null
+}
+
+/** What to call a picture of one colour. */
+private fun oneColour(picture: Picture, white: IntArray): String {
+    if ((3 until picture.rgba.size step 4).all { picture.level(it) == 0 }) {
+        return "the picture is empty: every pixel is transparent"
+    }
+    val colour = white.take(3)
+    if (colour.max() - colour.min() > 4) return "every pixel has the same colour (${colour.joinToString()})"
+    val name = if (colour[0] <= 8) "black" else if (colour[0] >= 247) "white" else "grey"
+    return "the picture is $name: every pixel is ${colour.joinToString()}"
 }
 
 /** Mean absolute difference of two pixels taken anywhere, by the histogram of each channel. */

@@ -43,7 +43,11 @@ fun verify(
         val count = if (prompts > 0) minOf(prompts, golden.prompts.size) else golden.prompts.size
         for ((i, pair) in golden.pictures().take(count).withIndex()) {
             if (stop()) throw Cancelled()
-            val drawn = pipeline.draw(pipeline.prepare(golden.prompts[i], golden.seeds[i]))
+            val feed = pipeline.prepare(golden.prompts[i], golden.seeds[i])
+            for ((name, hashes) in golden.inputs) {
+                if (feed.inputs[name]?.let { hashOf(it) } != hashes[i]) totals.other(name)
+            }
+            val drawn = pipeline.draw(feed)
             val picture = pair.first
             if (drawn.picture.width != picture.width || drawn.picture.height != picture.height) {
                 throw DamagedArtifact("golden pictures are ${picture.width} × ${picture.height}; export it again")
@@ -63,9 +67,14 @@ private class Totals {
     val simulationToFloat = ArrayList<Double>()
     val signed = DoubleArray(4)
     val odd = ArrayList<String>()
+    val others = LinkedHashMap<String, Int>() // by input: for how many prompts it is not the float generator's
     var maxError = 0
     var kept = 0L
     var flat = 0L
+
+    fun other(input: String) {
+        others[input] = (others[input] ?: 0) + 1
+    }
 
     fun add(drawn: Drawn, truth: Picture, simulated: Picture?) {
         val mine = drawn.picture
@@ -100,6 +109,7 @@ private fun judge(found: Totals, manifest: Manifest): List<Row> {
     }
 
     add("psnr_db", found.psnr.average(), limits.psnr, true, " dB", 2)
+    add("psnr_p1_db", percentile(found.psnr, 0.01), null, true, " dB", 2)
     add("psnr_worst_db", found.psnr.min(), null, true, " dB", 2)
     add("ssim", found.ssim.average(), limits.ssim, true, "", 4)
     add("max_error", found.maxError.toDouble(), null, false, "", 0)
@@ -117,5 +127,18 @@ private fun judge(found: Totals, manifest: Manifest): List<Row> {
     add("bytes", manifest.bytes.toDouble(), null, false, "", 0)
     add("latency_ms", found.times.sorted()[found.times.size / 2], null, false, " ms", 2)
     for (why in found.odd) rows += Row("suspicious", why, 1.0, "none", false)
+    for ((name, count) in found.others) {
+        val why = "input $name differs for $count of ${found.psnr.size} prompts"
+        rows += Row("inputs", why, count.toDouble(), "equal to the float generator's", false)
+    }
     return rows
+}
+
+/** The value below which this share of [values] lies, between the two nearest. */
+private fun percentile(values: List<Double>, share: Double): Double {
+    val sorted = values.sorted()
+    val at = share * (sorted.size - 1)
+    val low = at.toInt()
+    val high = minOf(low + 1, sorted.size - 1)
+    return sorted[low] + (at - low) * (sorted[high] - sorted[low])
 }

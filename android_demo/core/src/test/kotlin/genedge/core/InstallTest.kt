@@ -46,7 +46,7 @@ class InstallTest {
 
     @Test
     fun `an artifact larger than the heap is copied and hashed as a stream`() {
-        val size = 200L shl 20
+        val size = 130L shl 20
         assertTrue(java.lang.Runtime.getRuntime().maxMemory() < size / 2)
         val manifest = tinyManifest { row: JsonObject ->
             val file = row.getAsJsonArray("components")[0].asJsonObject.getAsJsonArray("files")[0].asJsonObject

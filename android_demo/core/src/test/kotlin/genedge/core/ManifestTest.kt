@@ -25,6 +25,19 @@ class ManifestTest {
     }
 
     @Test
+    fun `a component's file may use other names`() {
+        val component = read(tinyManifest { row ->
+            row.component().add("file_names", JsonObject().apply { addProperty("noise", "input.1") })
+        }).components.single()
+        assertEquals(listOf("input.1", "style"), component.inputs.map { component.fileName(it) })
+        refused<DamagedArtifact>("noise is no text") {
+            read(tinyManifest { row ->
+                row.component().add("file_names", JsonObject().apply { addProperty("noise", 1) })
+            })
+        }
+    }
+
+    @Test
     fun `a newer schema is refused with both versions`() {
         refused<UnsupportedArtifact>("version 2 is newer than this app reads (1)") {
             read(tinyManifest { it.addProperty("schema", 2) })

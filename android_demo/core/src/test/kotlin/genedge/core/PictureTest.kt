@@ -22,10 +22,17 @@ class PictureTest {
         return List(4) { picture.rgba[it].toInt() and 255 }
     }
 
-    /** The picture of a vector: bytes of Philox words, stream 2. */
+    /** The picture of a vector: bytes of Philox words, stream 2, every seventh pixel flat. */
     private fun picture(seed: Long, side: Int): Picture {
         val words = philox(seed, 2, side * side / 4)
-        return Picture(side, side, ByteArray(4 * side * side) { (words[it / 4] ushr 8 * (it % 4)).toByte() })
+        return Picture(side, side, ByteArray(4 * side * side) {
+            val pixel = it / 4
+            when {
+                pixel % 7 == 0 -> -1
+                pixel % 7 == 3 && it % 4 == 3 -> 0
+                else -> (words[pixel] ushr 8 * (it % 4)).toByte()
+            }
+        })
     }
 
     private fun near(seed: Long, reference: Picture): Picture {
@@ -96,7 +103,11 @@ class PictureTest {
 
     @Test
     fun `no drawing is called one`() {
-        assertTrue(suspicion(Picture(16, 16, ByteArray(1024)))!!.contains("same colour"))
+        fun flat(vararg rgba: Int) = suspicion(Picture(16, 16, ByteArray(1024) { rgba[it % 4].toByte() }))
+        assertEquals("the picture is empty: every pixel is transparent", flat(0, 0, 0, 0))
+        assertEquals("the picture is black: every pixel is 0, 0, 0", flat(0, 0, 0, 255))
+        assertEquals("the picture is grey: every pixel is 90, 91, 90", flat(90, 91, 90, 255))
+        assertEquals("every pixel has the same colour (200, 9, 9)", flat(200, 9, 9, 255))
         val noise = Picture(16, 16, picture(1, 16).rgba.copyOf().also { for (i in 3 until it.size step 4) it[i] = -1 })
         assertTrue(suspicion(noise)!!.contains("noise"))
         val half = Picture(16, 16, ByteArray(1024) { if (it % 4 == 3 || it / 4 % 16 < 8) -1 else 0 })

@@ -97,7 +97,7 @@ private fun verifyWith(folder: File, output: File, command: List<String>) {
 /** A runtime of this machine, behind the interface that an app gives its own. */
 private class OtherProcess(command: List<String>, file: File, component: Component, threads: Int) : Runner {
     private val process = ProcessBuilder(
-        command + listOf(file.path, component.inputs.joinToString(","), component.outputs.joinToString(","), "$threads")
+        command + listOf(file.path, component.inputs.joinToString(",") { component.fileName(it) }, component.outputs.joinToString(",") { component.fileName(it) }, "$threads")
     ).redirectError(ProcessBuilder.Redirect.INHERIT).start()
     private val to = DataOutputStream(process.outputStream.buffered())
     private val from = DataInputStream(process.inputStream.buffered())
