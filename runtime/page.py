@@ -54,7 +54,9 @@ def to_html(report: Report) -> str:
         heads=list(_HEADS.values()),
         summary=[_summary(report, n) for n in dict.fromkeys(r.artifact for r in report.rows)],
         charts=[Markup(c) for c in _charts(report, names)],
-        pictures=[(n, [_triple(s) for s in report.shown.get(n, ()) if s.psnr < CAP]) for n in names],
+        pictures=[
+            (n, [_triple(s) for s in report.shown.get(n, ()) if s.psnr < CAP]) for n in names
+        ],
         gradient=Markup(charts.heat_gradient()),
         heat_full=HEAT_FULL,
         changes=[cells_of(c) for c in report.changes],
