@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -47,8 +48,11 @@ class Pipe:
 
 @contextlib.contextmanager
 def _started(profile):
-    theirs_in, ours_out = os.pipe()
-    ours_in, theirs_out = os.pipe()
+    (low_in, ours_out), (ours_in, low_out) = os.pipe(), os.pipe()
+    # Above 9, so that neither is one of the two that the browser uses.
+    theirs_in, theirs_out = (fcntl.fcntl(f, fcntl.F_DUPFD, 10) for f in (low_in, low_out))
+    os.close(low_in)
+    os.close(low_out)
     words = [
         BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
         "--no-first-run", "--disable-background-networking", "--disable-component-update",
