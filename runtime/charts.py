@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 _INK = "#010203"  # stands for the page's colour of text
 _BLUE, _ORANGE = "#3b82c4", "#d9822b"  # both readable on white and on black
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,

@@ -128,8 +128,10 @@ def judge(
     def add(
         metric: str, value: float, limit: float | None, low: bool, unit: str = "", note: str = ""
     ) -> None:
-        number = f"{limit:,}" if metric == "bytes" else f"{limit:g}" if limit is not None else ""
-        text = "" if limit is None else f"{'≥' if low else '≤'} {number}{unit}"
+        text = ""
+        if limit is not None:
+            number = f"{limit:,}" if metric == "bytes" else f"{limit:g}"
+            text = f"{'≥' if low else '≤'} {number}{unit}"
         passed = True
         if limit is not None:  # a value that is no number holds no limit
             passed = bool(value >= limit if low else value <= limit)
