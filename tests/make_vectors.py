@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genedge.runtime.bundled import bundled
 from genedge.runtime.metrics import (
     flat_kept,
     max_error,
@@ -17,7 +18,6 @@ from genedge.runtime.noise import MEANING_CHOICE, choice, noise, philox
 from genedge.runtime.picture import to_pixels
 from genedge.runtime.run import load
 from genedge.runtime.signature import Signature, TensorSpec
-from genedge.toolkit.verbs.options import bundled
 
 HERE = Path(__file__).parent / "vectors"
 SEEDS = [0, 1, 2, 42, 1000, 2**31 - 1, 2**32, 2**32 + 1, 2**53 + 1, 2**63 - 1]

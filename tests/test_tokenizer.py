@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genedge.runtime.bundled import bundled
 from genedge.runtime.errors import BadInput
 from genedge.runtime.run import load, split_style
 from genedge.runtime.tokenizer import checked_prompt
-from genedge.toolkit.verbs.options import bundled
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "tokens.json").read_text())
 

@@ -71,8 +71,8 @@ def captions_of(art: Art) -> Captions:
     vague = {w: tuple(rows) for w, rows in sorted(fitting.items()) if w not in dull}
     symbols = {i: "".join(chr(int(c, 16)) for c in art.emoji[i].code.split("-")) for i in known}
     groups = {plain(art.emoji[i].group.replace("&", " ")) for i in known}
-    words = {w: rows for w, rows in vague.items() if w not in groups}
-    phrases, turned, exact = _phrases(words, names)
+    specific = {w: rows for w, rows in vague.items() if w not in groups}
+    phrases, turned, exact = _phrases(specific, names)
     unseen = {p: rows for p, rows in phrases.items() if hashed(p) % 20 == 0}
     phrases = {p: rows for p, rows in phrases.items() if p not in unseen}
     meanings = {w: _meanings(w, rows, art) for w, rows in (vague | phrases).items()}
