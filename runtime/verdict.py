@@ -130,7 +130,7 @@ def judge(
     ) -> None:
         text = ""
         if limit is not None:
-            number = f"{limit:,}" if metric == "bytes" else f"{limit:g}"
+            number = f"{limit:.15g}" if metric == "bytes" else f"{limit:g}"
             text = f"{'≥' if low else '≤'} {number}{unit}"
         passed = True
         if limit is not None:  # a value that is no number holds no limit
