@@ -128,7 +128,10 @@ def judge(
     def add(
         metric: str, value: float, limit: float | None, low: bool, unit: str = "", note: str = ""
     ) -> None:
-        text = "" if limit is None else f"{'≥' if low else '≤'} {limit:g}{unit}"
+        text = ""
+        if limit is not None:
+            number = f"{limit:.15g}" if metric == "bytes" else f"{limit:g}"
+            text = f"{'≥' if low else '≤'} {number}{unit}"
         passed = True
         if limit is not None:  # a value that is no number holds no limit
             passed = bool(value >= limit if low else value <= limit)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .artifact import Artifact, Golden, read_artifact, read_golden, read_golden_file
-from .bench import Bench, bench, names_of
+from .bench import FEWEST_ROUNDS, Bench, bench, names_of
 from .bootstrap import mean_difference
 from .child import run_in_child
 from .errors import BadInput, GenedgeError
@@ -225,8 +225,8 @@ def _timed(
     found = bench(
         [artifacts[n].directory for n in chosen],
         threads=tuple(sorted({1, *(t.threads for t in times)})),
-        rounds=QUICK_ROUNDS,
-        cold_starts=QUICK_COLD_STARTS,
+        rounds=QUICK_ROUNDS if asked else FEWEST_ROUNDS,
+        cold_starts=QUICK_COLD_STARTS if any(wanted[n].max_cold_start for n in asked) else 0,
         report=report,
     )
     benched = (replace(b, name=n) for b, n in zip(found.benched, chosen, strict=True))

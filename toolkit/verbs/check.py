@@ -41,6 +41,9 @@ def verify(
     json_file: Annotated[Path | None, typer.Option("--json", help="File for JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="File for JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="File for Markdown.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="File for one HTML page; also runs the bench.")
+    ] = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -50,6 +53,7 @@ def verify(
     from genedge.runtime import report
     from genedge.runtime.baseline import accepted_text, baseline_path, compared, read_accepted
     from genedge.runtime.budget import read_budget
+    from genedge.runtime.page import needs_report, to_html
     from genedge.runtime.verdict import Limits
     from genedge.runtime.verify import verify as run
 
@@ -57,6 +61,8 @@ def verify(
 
     if update_baseline and budget is None:
         raise BadInput("--update-baseline writes beside the budget file; name it with --budget")
+    if html is not None:
+        needs_report()
     wanted = read_budget(budget) if budget is not None else None
     accepted = baseline_path(budget) if budget is not None else None
     if accepted is not None:
@@ -86,11 +92,14 @@ def verify(
             limits=limits,
             budget=wanted,
             golden=golden,
+            timed=html is not None,
             report=progress,
         )
     found = replace(found, rows=(*found.rows, *stale))
     if accepted is not None:
         found = compared(found, accepted)
+    if html is not None:
+        write_text(html, to_html(found))
     for path, text in (
         (json_file, report.to_json),
         (junit, report.to_junit),
