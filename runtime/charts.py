@@ -103,6 +103,7 @@ def scatter(
                 va="center",
             )
         axes.set_xlim(0, 1.45 * wide)
+        axes.set_ylim(min([*low, *(p for _, p in taken)]) - 0.05 * tall, max(y[1]) + 0.05 * tall)
         axes.set_xlabel(x[0])
         axes.set_ylabel(y[0])
         axes.set_title(title, loc="left", fontsize=10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 _TOOLS = ("numpy", "onnxruntime", "openvino", "executorch", "torch")
@@ -45,10 +46,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def tools() -> dict[str, str]:
-    """Versions of Python and of those libraries that are installed."""
+def tools(names: Iterable[str] = _TOOLS) -> dict[str, str]:
+    """Versions of Python and of those libraries that are installed, by the names pip knows."""
     found = {"python": platform.python_version()}
-    for name in _TOOLS:
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -219,3 +219,9 @@ def test_verify_passes_on_a_good_artifact_and_fails_on_a_limit(artifact, tmp_pat
     assert files["markdown"].read_text().startswith("### genedge verify: ")
     strict = genedge("verify", artifact, "--min-psnr", "99", "--quiet")
     assert (strict.returncode, strict.stdout, strict.stderr) == (1, "", "")
+
+
+@pytest.mark.parametrize("verb", ["verify", "bench"])
+def test_a_place_that_can_not_be_written_is_said_before_the_work(verb, tmp_path):
+    for place in (tmp_path, tmp_path / "missing" / "a.json"):
+        one_line(genedge(verb, "emoji", "--json", place), 2, "can not be written")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
+import warnings
 
 import typer
 from typer.exceptions import TyperException
@@ -41,6 +42,8 @@ for verb in (
 def main() -> None:
     """Runs the command line; every failure is one line and an exit code of the documentation."""
     debug = "--debug" in sys.argv
+    if not debug:  # torch and its friends tell each other what will change one day
+        warnings.simplefilter("ignore", FutureWarning)
     code = 0
     try:
         result = app(standalone_mode=False)

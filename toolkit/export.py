@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 from torch.export import ExportedProgram
 
 from genedge.recipes import Names, Options
+from genedge.runtime import host
 from genedge.runtime.artifact import (
     CPUS,
     PRECISIONS,
@@ -97,13 +96,7 @@ def input_hashes(signature: Signature, feeds: Sequence[Feed]) -> dict[str, tuple
 
 def versions() -> dict[str, str]:
     """Of Python and of each tool that is installed here, for the manifest."""
-    found = {"python": platform.python_version()}
-    for name in _TOOLS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return host.tools(_TOOLS)
 
 
 def _recipe(target: str) -> Callable[..., dict[str, list[Path]]]:

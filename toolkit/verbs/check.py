@@ -12,7 +12,15 @@ import typer
 from genedge.runtime.errors import BadInput
 
 from .draw import read_prompts
-from .options import Debug, Quiet, Threads, artifact_path, need_torch, write_text
+from .options import (
+    Debug,
+    Quiet,
+    Threads,
+    artifact_path,
+    check_writable,
+    need_torch,
+    write_text,
+)
 
 
 def verify(
@@ -61,6 +69,7 @@ def verify(
 
     if update_baseline and budget is None:
         raise BadInput("--update-baseline writes beside the budget file; name it with --budget")
+    check_writable(html, json_file, junit, markdown)
     if html is not None:
         needs_report()
     wanted = read_budget(budget) if budget is not None else None

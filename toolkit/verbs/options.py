@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,16 @@ import typer
 from genedge.runtime.bundled import artifact_path
 from genedge.runtime.errors import BadInput
 
-__all__ = ["Debug", "Model", "Quiet", "Threads", "artifact_path", "need_torch", "write_text"]
+__all__ = [
+    "Debug",
+    "Model",
+    "Quiet",
+    "Threads",
+    "artifact_path",
+    "check_writable",
+    "need_torch",
+    "write_text",
+]
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -19,6 +29,19 @@ Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads
 Model = Annotated[
     str, typer.Argument(help="emoji, a folder saved by genedge, or package.module:function.")
 ]
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Raises BadInput where a result could not be written there: said before the work."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise BadInput(f"{path} can not be written (it is a folder); name a file")
+        if not os.access(path.parent, os.W_OK):
+            raise BadInput(
+                f"{path} can not be written (no such folder, or no right to write in it)"
+            )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from genedge.runtime.errors import BadInput
 
-from .options import Debug, Quiet, artifact_path, write_text
+from .options import Debug, Quiet, artifact_path, check_writable, write_text
 
 
 def bench(
@@ -40,6 +40,7 @@ def bench(
 
     from ..progress import reporting
 
+    check_writable(json_file)
     counts = _counts(threads, host.cores())
     paths = [artifact_path(a) for a in artifacts]
     with reporting(quiet) as progress:
