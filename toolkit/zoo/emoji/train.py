@@ -26,7 +26,7 @@ from .sharpen import Discriminator
 from .text import PromptBatches, codes_of_names, fit_text, judge_prompts
 
 PHASES = ["codes", "text", "joint", "sharpen", "settle"]
-ONWARD = {"text": 2500, "joint": 700, "settle": 200}  # steps of each phase
+ONWARD = {"text": 2500, "joint": 9000}  # steps where a trained generator goes on
 SHARE_OF_JOINT = 0.25
 CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
 
@@ -138,16 +138,36 @@ def from_nothing(
     small, codes = fit_codes(art, work, report)
     batches = PromptBatches(captions, load_trained(tokenizer), codes, seed=1)
     text = fit_text(art, batches, small, work, report)
+    return finished(
+        art, batches, text, grown(small), work, report, steps=JOINT_STEPS, rates=(3e-4, 5e-4)
+    )
+
+
+def finished(
+    art: data.Art,
+    batches: PromptBatches,
+    text: TextSide,
+    decoder: Decoder,
+    work: Path,
+    report: Report,
+    *,
+    steps: int,
+    rates: tuple[float, float],
+) -> tuple[TextSide, Decoder]:
+    """The phases that see pictures: joint, sharpen, settle; the last is blended with joint.
+
+    steps and rates: of joint.
+    """
     joint = fit_pictures(
         "joint",
         art,
         batches,
         text,
-        grown(small),
+        decoder,
         work,
         report,
-        steps=JOINT_STEPS,
-        rates=(3e-4, 5e-4),
+        steps=steps,
+        rates=rates,
         rounded_from=0.75,
     )
     text, decoder = fit_pictures(
@@ -170,7 +190,7 @@ def from_nothing(
 def onward(
     start: Generator, art: data.Art, tokenizer: Path, work: Path, report: Report
 ) -> tuple[TextSide, Decoder]:
-    """Three short phases from a trained generator: text, joint, settle.
+    """All phases but the first, from a trained generator.
 
     Its codes are what its text side writes for the names. New kinds of prompts come in so.
     """
@@ -184,18 +204,9 @@ def onward(
     text = fit_text(
         art, batches, decoder, work, report, start=text, steps=ONWARD["text"], rate=5e-4
     )
-    text, decoder = fit_pictures(
-        "joint",
-        art,
-        batches,
-        text,
-        decoder,
-        work,
-        report,
-        steps=ONWARD["joint"],
-        rates=(1e-4, 2e-4),
+    return finished(
+        art, batches, text, decoder, work, report, steps=ONWARD["joint"], rates=(2e-4, 4e-4)
     )
-    return settle(art, batches, text, decoder, work, report, steps=ONWARD["settle"])
 
 
 def train(
@@ -220,7 +231,7 @@ def train(
         note: dict[str, Any] = {"pass": "train", "phases": PHASES}
     else:
         trained = onward(start, art, tokenizer, work, report)
-        note = {"pass": "train", "from": start.name, "phases": list(ONWARD)}
+        note = {"pass": "train", "from": start.name, "phases": PHASES[1:]}
     made = assemble(*trained, tokenizer, art)
     generator = replace(made, history=(*(start.history if start else ()), note))
     save(generator, out, force=force, half=True)
