@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-shrink bench-kills clean
+.PHONY: demo test test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-shrink bench-kills clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -24,8 +24,8 @@ typecheck: $(VENV)/dev.stamp  ## mypy sees the mapped package names only in an i
 	$(PIP) --no-deps --target build/types .
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml genedge
 
-pytest: $(VENV)/dev.stamp
-	$(BIN)/pytest -q
+pytest: $(VENV)/dev.stamp  ## two processes; the tests of one file stay together
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 ANDROID := android_demo/tools
 
@@ -59,6 +59,10 @@ pictures: $(VENV)/dev.stamp  ## docs/pictures: drawn by the bundled artifact
 
 bench: $(VENV)/dev.stamp  ## docs/measured.md: accuracy, size, latency ratios, cold start
 	$(BIN)/python tests/benchmarks/measure.py docs/measured.md
+
+bench-quantize: $(VENV)/dev.stamp  ## docs/quantizers.md: int8 beside the runtimes' own quantizers
+	$(PIP) -e '.[bench]'
+	$(BIN)/python tests/benchmarks/quantizers.py docs/quantizers.md
 
 bench-shrink: $(VENV)/dev.stamp  ## docs/shrink.md's tables: ratio and PSNR, losses, two processes
 	$(BIN)/python tests/benchmarks/shrink.py build/shrink.md

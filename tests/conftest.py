@@ -1,14 +1,39 @@
-"""Artifacts of the tiny generator, exported once for all tests."""
+"""Artifacts of the tiny generator, exported once for all tests and all of pytest's workers."""
 
+import os
 import sys
 from pathlib import Path
 
+# Two workers of two threads each on two cores wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 settings.register_profile("genedge", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("genedge")
+
+# Begun first, so that no worker is left alone with one of them at the end; each takes a minute or more.
+LONG = ("test_emoji", "test_blame", "test_android", "test_export", "test_adopt", "test_tune")
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+
+
+def once(tmp_path_factory, name, make):
+    """The folder `name` that `make(folder)` filled, in this worker or in another one."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    with FileLock(root / f"{name}.lock"):
+        if not (root / name / "made").exists():
+            make(root / name)
+            (root / name / "made").touch()
+    return root / name
 
 
 @pytest.fixture(scope="session")
@@ -30,16 +55,19 @@ def loose():
 def artifacts(generator, loose, tmp_path_factory):
     """(target, precision) → folder, for every pair that there is."""
     from genedge.runtime.artifact import TARGETS
-    from genedge.toolkit.export import export
 
-    out = tmp_path_factory.mktemp("artifacts")
-    done = {}
-    for precision in ("fp32", "fp16", "int8"):
-        targets = [t for t in TARGETS if (t, precision) != ("executorch", "fp16")]
-        for one in export(generator, targets, precision=precision, out=out, limits=loose):
-            target = one.directory.name.split("-")[1]
-            done[target, precision] = one.directory
-    return done
+    pairs = [(t, p) for p in ("fp32", "fp16", "int8") for t in TARGETS]
+    pairs.remove(("executorch", "fp16"))
+
+    def make(out):
+        from genedge.toolkit.export import export
+
+        for precision in ("fp32", "fp16", "int8"):
+            targets = [t for t, p in pairs if p == precision]
+            export(generator, targets, precision=precision, out=out, limits=loose)
+
+    out = once(tmp_path_factory, "artifacts", make)
+    return {(t, p): out / f"{generator.name}-{t}-{p}" for t, p in pairs}
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / "android_demo" / "tools"
@@ -25,9 +26,11 @@ def absent(why):
 
 def build(*arguments):
     """Runs tools/build.sh; its output."""
-    done = subprocess.run(
-        ["bash", str(TOOLS / "build.sh"), *arguments], capture_output=True, text=True
-    )
+    OUT.mkdir(parents=True, exist_ok=True)
+    with FileLock(OUT / ".lock"):  # of pytest's workers one compiles
+        done = subprocess.run(
+            ["bash", str(TOOLS / "build.sh"), *arguments], capture_output=True, text=True
+        )
     if done.returncode == 3:
         absent(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr

@@ -25,8 +25,10 @@ from genedge.runtime.signature import Signature, signature_from_json
 from genedge.runtime.tokenizer import PromptTokenizer, load_tokenizer
 
 from . import channels
+from .weights import as_int8, from_int8
 
 GENERATOR_FILE, TOKENIZER_FILE = "generator.json", "tokenizer.json"
+STEPS = ":steps"  # behind the name of weights stored as int8: what their whole numbers count
 _SCHEMA = 2  # 1 has no kept channels, and constructors of CONSTRUCTORS alone
 
 # Constructors by name: a saved generator names one of these, or package.module:function.
@@ -115,7 +117,7 @@ def golden_seed(index: int) -> int:
 def save(generator: Generator, directory: Path, force: bool = False, half: bool = False) -> None:
     """Writes generator.json, <component>.safetensors and tokenizer.json, whole or not at all.
 
-    half: stores weights as float16. Raises what genedge.runtime.artifact.writing raises, and
+    half: stores weights that lie on an int8 grid as int8, exactly, and others as float16. Raises what genedge.runtime.artifact.writing raises, and
     BadInput for a generator without a constructor's name.
     """
     if generator.constructor not in CONSTRUCTORS and ":" not in generator.constructor:
@@ -127,10 +129,12 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
         dtype = torch.float16 if half else torch.float32
         for component in generator.components:
             weights = component.module.state_dict().items()
-            save_file(
-                {k: v.to(dtype).contiguous() for k, v in weights},
-                folder / f"{component.name}.safetensors",
-            )
+            tensors: dict[str, Tensor] = {}
+            for key, value in weights:
+                packed = as_int8(value) if half else None
+                tensors[key] = packed[0] if packed else value.to(dtype).contiguous()
+                tensors |= {key + STEPS: packed[1]} if packed else {}
+            save_file(tensors, folder / f"{component.name}.safetensors")
             (folder / f"{component.name}.safetensors").chmod(0o644)  # the library writes 0600
         (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
         row = {
@@ -228,7 +232,12 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
     for component in components:
         file = directory / f"{component.name}.safetensors"
         try:
-            weights = {k: v.float() for k, v in load_file(file).items()}
+            stored = load_file(file)
+            weights = {
+                k: from_int8(v, stored[k + STEPS]) if k + STEPS in stored else v.float()
+                for k, v in stored.items()
+                if not k.endswith(STEPS)
+            }
             component.module.load_state_dict(weights)
         except RuntimeError as problem:
             reason = str(problem).splitlines()[-1].strip()

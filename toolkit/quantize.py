@@ -39,7 +39,8 @@ from .bias import correct_last_bias, push_flat_outwards
 from .equalize import equalize
 from .generator import Component, Generator
 from .programs import example_inputs, export_module
-from .saturation import safe_step
+from .saturation import PAIR, largest_pair, safe_step
+from .weights import grid_steps
 
 _aten = torch.ops.aten
 _WEIGHTED = {_aten.conv2d.default, _aten.linear.default}
@@ -123,7 +124,7 @@ class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[
     """Symmetric scale of each output channel that makes the squared error of its weights least.
 
     Tries clips from half of the largest weight to all of it: the largest weights are few, and it
-    may pay to clip them.
+    may pay to clip them. Weights that lie on a grid already keep it: they lose nothing.
     """
 
     portable = False
@@ -145,7 +146,12 @@ class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[
             better = error < least
             least = torch.where(better, error, least)
             scale = torch.where(better, step, scale)
-        return scale, zero
+        given = grid_steps(rows)
+        kept = given > 0
+        if self.portable:
+            counts = rows / given.where(kept, 1.0)[:, None]
+            kept &= largest_pair(counts.round().view(self.weight.shape)) <= PAIR
+        return torch.where(kept, given.clamp(min=self.eps.item()), scale), zero
 
 
 class PortableWeightObserver(PerChannelSquaredErrorObserver):

@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 
 LOW, HIGH = -32768, 32767
 ACTIVATION_MAX = 255
+PAIR = HIGH // ACTIVATION_MAX  # sum of two weights that no input can overflow
 
 
 def multiply(activations: np.ndarray, weights: np.ndarray, saturate: bool = True) -> np.ndarray:
@@ -68,7 +69,7 @@ def safe_step(weight: Tensor) -> Tensor:
 
     Each weight may round up by half a step, so a pair of them by one.
     """
-    return largest_pair(weight) / (HIGH // ACTIVATION_MAX - 1)
+    return largest_pair(weight) / (PAIR - 1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,104 @@
+"""Weights on a grid of whole numbers: found, kept by the quantizer, stored as int8 without loss."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny
+
+from genedge.toolkit.generator import load_saved, save
+from genedge.toolkit.quantize import PerChannelSquaredErrorObserver, PortableWeightObserver
+from genedge.toolkit.saturation import PAIR, largest_pair
+from genedge.toolkit.weights import as_int8, from_int8, grid_steps, whole_numbers
+
+
+def on_a_grid(seed, rows=5, columns=40, largest=127):
+    """Whole numbers as a trained layer has them, and a step for each row."""
+    random = torch.Generator().manual_seed(seed)
+    counts = (torch.randn(rows, columns, generator=random) * largest / 4).round()
+    counts[:, 0] = largest
+    steps = torch.rand(rows, generator=random) * 0.01 + 1e-4
+    return counts.clamp(-largest, largest), steps
+
+
+@given(st.integers(0, 2**31), st.integers(40, 127))
+def test_a_grid_is_found_and_gives_the_weights_back(seed, largest):
+    counts, steps = on_a_grid(seed, largest=largest)
+    stored, found = as_int8(counts * steps[:, None])
+    assert stored.dtype == torch.int8
+    assert torch.allclose(from_int8(stored, found), counts * steps[:, None], rtol=1e-6, atol=0)
+
+
+@given(st.integers(0, 2**31))
+def test_other_weights_lie_on_none(seed):
+    weights = torch.randn(3, 60, generator=torch.Generator().manual_seed(seed))
+    assert not grid_steps(weights).any()
+    assert as_int8(weights) is None
+
+
+def test_one_row_off_the_grid_keeps_the_tensor_float():
+    counts, steps = on_a_grid(0)
+    weights = counts * steps[:, None]
+    weights[3, 7] += 0.4 * steps[3]
+    assert as_int8(weights) is None
+    assert (grid_steps(weights) == 0).tolist() == [False, False, False, True, False]
+
+
+def test_zeros_and_a_whole_table_have_one_step():
+    assert grid_steps(torch.zeros(2, 9)).tolist() == [1, 1]
+    counts, _ = on_a_grid(1)
+    counts[2] = counts[2].clamp(-9, 9)  # a row too small to tell its step by itself
+    stored, steps = as_int8(counts * 0.003)
+    assert steps.shape == (1,)
+    assert torch.equal(stored.float(), counts)
+
+
+@given(st.integers(0, 2**31))
+def test_whole_numbers_never_overflow(seed):
+    weight = torch.randn(6, 8, 3, 3, generator=torch.Generator().manual_seed(seed))
+    steps = weight.flatten(1).abs().amax(1) / 127
+    counts = whole_numbers(weight, steps)
+    assert largest_pair(counts).max() <= PAIR
+    assert largest_pair(whole_numbers(weight, steps, portable=False)).max() > PAIR
+
+
+@pytest.mark.parametrize("kind", [PerChannelSquaredErrorObserver, PortableWeightObserver])
+def test_the_quantizer_keeps_a_grid_and_loses_nothing(kind):
+    counts, steps = on_a_grid(2)
+    safe = whole_numbers(counts * steps[:, None], steps)
+    observer = kind(
+        dtype=torch.int8, quant_min=-127, quant_max=127, ch_axis=0,
+        qscheme=torch.per_channel_symmetric, eps=2**-16,
+    )  # fmt: skip
+    observer(safe * steps[:, None])
+    assert torch.allclose(observer.calculate_qparams()[0], steps, rtol=1e-5)
+
+
+def test_a_grid_that_could_overflow_gets_a_coarser_step_under_portable():
+    counts, steps = on_a_grid(3)
+    counts[:, 1] = counts[:, 0]  # 127 beside 127
+    observer = PortableWeightObserver(
+        dtype=torch.int8, quant_min=-127, quant_max=127, ch_axis=0,
+        qscheme=torch.per_channel_symmetric, eps=2**-16,
+    )  # fmt: skip
+    observer(counts * steps[:, None])
+    assert (observer.calculate_qparams()[0] > 1.5 * steps).all()
+
+
+def test_a_generator_on_a_grid_is_saved_small_and_exact(tmp_path):
+    generator = tiny()
+    part = generator.components[-1]
+    with torch.no_grad():
+        for value in part.module.parameters():
+            if value.dim() > 1:
+                steps = value.flatten(1).abs().amax(1) / 127
+                value.copy_(from_int8(whole_numbers(value, steps), steps))
+    save(replace(generator, constructor="tiny:tiny"), tmp_path / "small", half=True)
+    again = load_saved(tmp_path / "small", trusted="tiny:tiny").components[-1].module.state_dict()
+    for name, value in part.module.state_dict().items():
+        exact = {"rtol": 1e-6, "atol": 1e-9} if value.dim() > 1 else {"rtol": 1e-3, "atol": 1e-4}
+        assert torch.allclose(again[name], value, **exact), name
+    size = (tmp_path / "small" / f"{part.name}.safetensors").stat().st_size
+    assert size < 0.6 * 2 * sum(v.numel() for v in part.module.state_dict().values()) + 20_000
