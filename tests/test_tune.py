@@ -28,7 +28,7 @@ from genedge.toolkit.tune import (
     search,
 )
 
-SPACE = Space("openvino", precisions=("fp32", "fp16"), max_ratio=0.3, layers=0)
+SPACE = Space("openvino", precisions=("fp32", "fp16"), max_ratio=0.3, layers=0, min_width=0.75)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_plain_precisions_come_first_and_figures_are_true(found):
 def test_a_pruned_point_is_compared_with_the_whole_generator(made, tmp_path):
     from genedge.toolkit.tune import _psnr, _written
 
-    where = {"ratio": 0.3, "precision": "fp32", "floats": []}
+    where = {"width": 1.0, "ratio": 0.3, "precision": "fp32", "floats": []}
     done = _written(made, where, SPACE, tmp_path / "work", tmp_path / "out")
     assert done.found["psnr"] > 80  # to what pruning left
     assert _psnr(made, done.directory, tmp_path) < 60  # to what was tuned
@@ -98,7 +98,7 @@ def test_layers_that_cost_the_picture_most_may_stay_float(made, tmp_path):
     space = Space("openvino", precisions=("int8",), layers=2)
     names = candidates(made, space, lambda what, done, total: None)
     assert len(names) == 2
-    where = {"ratio": 0.0, "precision": "int8", "floats": names[:1]}
+    where = {"width": 1.0, "ratio": 0.0, "precision": "int8", "floats": names[:1]}
     done = _written(made, where, space, tmp_path, tmp_path / "out")
     assert read_artifact(done.directory).about["float_layers"] == names[:1]
 
@@ -116,7 +116,7 @@ def test_a_point_is_exported_and_a_missing_one_is_named(made, found, tmp_path):
 def test_a_generator_without_channels_to_prune_is_told(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     study = open_study(tiny(), SPACE, url, "s")
-    with pytest.raises(BadInput, match=r"tiny has no channels that can go .*; use --max-ratio 0"):
+    with pytest.raises(BadInput, match=r"tiny has no channels that can go .*; use --min-width 1 --max-ratio 0"):
         search(tiny(), study, SPACE, 2, tmp_path)
 
 
