@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .artifact import Artifact, Golden, read_artifact, read_golden, read_golden_file
+from .artifact import Artifact, Golden, read_artifact, read_golden, read_golden_file, spread
 from .bench import FEWEST_ROUNDS, Bench, bench, names_of
 from .bootstrap import mean_difference
 from .child import run_in_child
@@ -43,7 +43,7 @@ def verify(
 ) -> Report:
     """Each artifact in a process of its own.
 
-    limits: win over the budget's, those over the precision's defaults, each where set. golden: by
+    prompts: how many of each artifact's golden prompts, see `spread`; None for all. limits: win over the budget's, those over the precision's defaults, each where set. golden: by
     folder, a file of golden pictures to use instead of the artifact's own. timed: runs the bench
     even where no limit asks for it. An artifact that can not be judged gives one row, "runs", with the
     reason; the others go on. Raises BadInput where a directory is no artifact at all, or a baseline
@@ -81,7 +81,7 @@ def verify(
             chosen = DEFAULTS[artifact.precision]
             chosen = wanted[name].limits.over(chosen) if name in wanted else chosen
             rows += judge(artifact, found[name], limits.over(chosen) if limits else chosen, name)
-        true = {n: _golden(artifact, golden or {}) for n, artifact in (ran | others).items()}
+        true = {n: _golden(a, golden or {}, prompts) for n, a in (ran | others).items()}
         between = _between(ran, found, true)
         shown = {n: _shown(found[n], true[n]) for n in ran}
     rows += _no_loss_rows({n: w for n, w in wanted.items() if n in ran}, baselines, found, true)
@@ -109,9 +109,9 @@ def verify(
     return Report(tuple(rows), tuple(details), between, (), times, shown)
 
 
-def _golden(artifact: Artifact, golden: Mapping[Path, Path]) -> Golden:
+def _golden(artifact: Artifact, golden: Mapping[Path, Path], prompts: int | None) -> Golden:
     other = golden.get(artifact.directory)
-    return read_golden(artifact) if other is None else read_golden_file(other)
+    return spread(read_golden(artifact) if other is None else read_golden_file(other), prompts)
 
 
 def _baselines(
@@ -152,13 +152,12 @@ def _between(
     pictures = {n: np.load(found[n]["drawn"], mmap_mode="r") for n in names}
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
-            count = min(len(pictures[first]), len(pictures[second]))
             one, two = true[first], true[second]
-            if (one.prompts[:count], one.seeds[:count]) != (two.prompts[:count], two.seeds[:count]):
+            if (one.prompts, one.seeds) != (two.prompts, two.seeds):
                 continue
             if pictures[first].shape[1:] != pictures[second].shape[1:]:
                 continue
-            pairs = zip(pictures[first][:count], pictures[second][:count], strict=True)
+            pairs = zip(pictures[first], pictures[second], strict=True)
             scores = [picture_psnr(a, b) for a, b in pairs]
             rows.append(Between(first, second, float(np.mean(scores)), float(np.min(scores))))
     return tuple(rows)
@@ -187,15 +186,14 @@ def _no_loss_rows(
             continue
         base = baselines[want.to]
         limit = f"≥ {-want.margin:g} dB against {base}"
-        count = min(found[name]["prompts"], found[base]["prompts"])
         one, two = true[name], true[base]
-        if (one.prompts[:count], one.seeds[:count]) != (two.prompts[:count], two.seeds[:count]):
+        if (one.prompts, one.seeds) != (two.prompts, two.seeds):
             note = "the two were verified with other prompts; use --prompts-file for both"
             rows.append(Row(name, "no_loss_db", "not comparable", limit, False, note))
             continue
-        mine, others = (np.array(found[n]["psnrs"][:count]) for n in (name, base))
+        mine, others = (np.array(found[n]["psnrs"]) for n in (name, base))
         at = mean_difference(mine, others)
-        different = len(set(one.prompts[:count]))
+        different = len(set(one.prompts))
         verdict = at.at_least(-want.margin)
         note = f"{at.low:.3g} … {at.high:.3g} dB over {different} prompts"
         if different < FEWEST_FOR_NO_LOSS and verdict == "pass":

@@ -116,7 +116,9 @@ def test_a_point_is_exported_and_a_missing_one_is_named(made, found, tmp_path):
 def test_a_generator_without_channels_to_prune_is_told(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     study = open_study(tiny(), SPACE, url, "s")
-    with pytest.raises(BadInput, match=r"tiny has no channels that can go .*; use --min-width 1 --max-ratio 0"):
+    with pytest.raises(
+        BadInput, match=r"tiny has no channels that can go .*; use --min-width 1 --max-ratio 0"
+    ):
         search(tiny(), study, SPACE, 2, tmp_path)
 
 

@@ -179,9 +179,7 @@ def _suggested(trial: optuna.Trial, space: Space, layers: Sequence[str]) -> dict
     }
 
 
-def shrunk(
-    generator: Generator, width: float, ratio: float, space: Space, work: Path
-) -> Generator:
+def shrunk(generator: Generator, width: float, ratio: float, space: Space, work: Path) -> Generator:
     """The generator's student of this width, then without this share of its channels.
 
     A student starts from its teacher's most important channels, the same share in every layer. Both

@@ -28,7 +28,9 @@ def verify(
     reference: Annotated[
         str | None, typer.Option(help="MODEL to recompute the golden pictures with.")
     ] = None,
-    prompts: Annotated[int | None, typer.Option(min=1, help="Golden prompts to use.")] = None,
+    prompts: Annotated[
+        int | None, typer.Option(min=1, help="Of the golden prompts, evenly taken.")
+    ] = None,
     prompts_file: Annotated[
         Path | None,
         typer.Option(help="Other prompts, one on each line; --reference draws them as float."),
@@ -121,9 +123,13 @@ def verify(
         for table in report.to_tables(found):
             console.print(table)
         print("\n".join(report.notes(found)), end="\n" if report.notes(found) else "")
-        count = found.details[0]["prompts"] if found.details else 0
-        verdict = f"{len(found.failed)} limit(s) missed" if found.failed else "all limits held"
-        print(f"{verdict}: {len(paths)} artifact(s), {count} prompts, {threads} thread(s)")
+        one = found.details[0] if found.details else {"prompts": 0, "golden": 0}
+        count = f"{one['prompts']}" + (
+            f" of {one['golden']}" if one["prompts"] < one["golden"] else ""
+        )
+        print(
+            f"{report.headline(found)}: {len(paths)} artifact(s), {count} prompts, {threads} thread(s)"
+        )
     if update_baseline and accepted is not None:
         write_text(accepted, accepted_text(found, accepted))
         if not quiet:
