@@ -54,7 +54,7 @@ def measure(
     if not whole.prompts:
         raise BadInput(f"{directory} has no golden prompts; export it again")
     pipeline = load(directory, threads, check=False)
-    true, reference = _trusted(spread(whole, prompts))
+    true, reference = trusted(spread(whole, prompts))
     feeds = [pipeline.prepare(p, s) for p, s in zip(true.prompts, true.seeds, strict=True)]
     pictures, odd = _drawn(pipeline, feeds, true.pictures)
     if drawn is not None:
@@ -78,7 +78,7 @@ def measure(
     return found | reference | _int8_share(artifact, stored)
 
 
-def _trusted(golden: Golden) -> tuple[Golden, dict[str, float]]:
+def trusted(golden: Golden) -> tuple[Golden, dict[str, float]]:
     """Golden pictures to judge by: those of float64 where float32 is far from them.
 
     Also how far it is, in dB, and what the lowest was judged by; empty where float64 is not there.

@@ -30,7 +30,7 @@ def as_text(metric: str, value: float) -> str:
         return f"{value / 1e6:.2f} MB"
     if metric in ("prompts", "float_layers", "max_error"):
         return f"{value:g}"
-    return f"{value:.{4 if metric in ('ssim', 'flat_kept') else 3 if 'ratio' in metric else 2}f}"
+    return f"{value:.{4 if metric in ('ssim', 'flat_kept', 'feature_distance') else 3 if 'ratio' in metric else 2}f}"
 
 
 _STYLES = {"fail": "bold red", "inconclusive": "yellow"}

@@ -26,7 +26,7 @@ class Limits:
     psnr (dB, mean over prompts), psnr_p1 (dB, 1st percentile), ssim (mean), flat (share of 0 and
     255 that comes back within 2), signed (grey levels, largest of four channels), lead (dB by which
     the artifact is closer to the simulation of its int8 graph than the simulation is to float),
-    bytes, latency (ms, median).
+    feature_distance (mean), bytes, latency (ms, median).
     """
 
     psnr: float | None = None
@@ -35,6 +35,7 @@ class Limits:
     flat: float | None = None
     signed: float | None = None
     lead: float | None = None
+    feature_distance: float | None = None
     bytes: int | None = None
     latency: float | None = None
 
@@ -162,6 +163,9 @@ def judge(
         add("to_simulation_db", found["to_simulation"], None, True)
         add("simulation_to_float_db", found["simulation_to_float"], None, True)
         add("lead_db", found["lead"], limits.lead, True, " dB")
+    if "feature_distance" in found:
+        value = found["feature_distance"]
+        add("feature_distance", value, limits.feature_distance, False, "", why)
     add("bytes", found["bytes"], limits.bytes, False)
     note = "absolute milliseconds depend on the machine; a ratio to a baseline holds longer"
     add("latency_ms", found["latency_ms"], limits.latency, False, " ms", note)

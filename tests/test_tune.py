@@ -17,6 +17,7 @@ pytest.importorskip("optuna")
 
 from genedge.runtime.artifact import read_artifact
 from genedge.runtime.errors import BadInput
+from genedge.toolkit.cli import main
 from genedge.toolkit.tune import (
     Point,
     Space,
@@ -139,15 +140,22 @@ def test_the_front_is_drawn(found, tmp_path):
 
 def words(work, *more):
     return [
-        sys.executable, "-m", "genedge.toolkit.cli", "tune", "kinds:transposed", "--target", "openvino",
-        "--precisions", "fp16,fp32", "--max-ratio", "0.3", "--work", str(work), *more,
+        "tune", "kinds:transposed", "--target", "openvino", "--precisions", "fp16,fp32", "--max-ratio", "0.3",
+        "--work", str(work), *more,
     ]  # fmt: skip
 
 
-def test_killed_in_the_middle_it_goes_on(tmp_path):
+def test_killed_in_the_middle_it_goes_on(tmp_path, monkeypatch, capsys):
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     with subprocess.Popen(
-        words(tmp_path, "--trials", "50", "--quiet"), env=env, start_new_session=True
+        [
+            sys.executable,
+            "-m",
+            "genedge.toolkit.cli",
+            *words(tmp_path, "--trials", "50", "--quiet"),
+        ],
+        env=env,
+        start_new_session=True,
     ) as process:
         deadline = time.monotonic() + 240
         from optuna import load_study
@@ -162,12 +170,12 @@ def test_killed_in_the_middle_it_goes_on(tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
     assert done >= 1
     chart = tmp_path / "front.png"
-    again = subprocess.run(
-        words(tmp_path, "--trials", str(done + 1), "--json", "--chart", str(chart)),
-        env=env, capture_output=True, text=True,
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    rows = json.loads(again.stdout)["trials"]
+    again = words(tmp_path, "--trials", str(done + 1), "--json", "--chart", str(chart))
+    monkeypatch.setattr(sys, "argv", ["genedge", *again])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    rows = json.loads(capsys.readouterr().out)["trials"]
     assert len(rows) >= done + 1
     assert any(r["front"] for r in rows)
     assert chart.is_file()

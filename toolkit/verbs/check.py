@@ -81,6 +81,15 @@ def verify(
     if prompts_file is not None and reference is None:
         raise BadInput("--prompts-file needs --reference MODEL, which draws the prompts as float")
     others = read_prompts(prompts_file) if prompts_file is not None else []
+    distance = None
+    if wanted is not None and any(
+        w.max_feature_distance is not None for w in wanted.entries.values()
+    ):
+        need_torch()
+        from ..perceptual import check_installed, distances
+
+        check_installed()
+        distance = distances
     paths = [artifact_path(a) for a in artifacts]
     stale: list[Any] = []
     limits = Limits(psnr=min_psnr, ssim=min_ssim, bytes=max_bytes, latency=max_latency)
@@ -104,6 +113,7 @@ def verify(
             budget=wanted,
             golden=golden,
             timed=html is not None,
+            distance=distance,
             report=progress,
         )
     found = replace(found, rows=(*found.rows, *stale))
