@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,6 @@ SPACE = Space("openvino", precisions=("fp32", "fp16"), max_ratio=0.3, layers=0, 
 
 @pytest.fixture(scope="module")
 def made():
-    from dataclasses import replace
-
     return replace(transposed(), constructor="kinds:transposed")
 
 
@@ -124,9 +123,9 @@ def test_a_generator_without_channels_to_prune_is_told(tmp_path):
 
 
 def test_a_study_of_something_else_is_refused(made, found):
-    other = Space("onnx", precisions=("fp32",))
-    with pytest.raises(BadInput, match="is of another generator, target"):
-        open_study(made, other, found[1], "s")
+    for other in (replace(SPACE, target="onnx"), replace(SPACE, precisions=("fp32", "int8"))):
+        with pytest.raises(BadInput, match="is of another generator, target"):
+            open_study(made, other, found[1], "s")
     with pytest.raises(BadInput, match="can not be opened"):
         open_study(made, SPACE, "nonsense://x", "s")
 

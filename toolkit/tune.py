@@ -87,7 +87,7 @@ def open_study(generator: Generator, space: Space, storage: str, name: str) -> o
     """The study of this name, made where there is none.
 
     Raises BadInput where the storage can not be opened, or the study is of another generator,
-    target, profile or recovery.
+    target, profile, choice of precisions or recovery.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     about: dict[str, Any] = {
@@ -95,7 +95,8 @@ def open_study(generator: Generator, space: Space, storage: str, name: str) -> o
         "target": space.target,
         "cpu": space.cpu,
     }
-    about |= {"recover": space.recover}
+    # Optuna refuses other choices of one parameter halfway through a study.
+    about |= {"recover": space.recover, "precisions": list(space.precisions)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # optuna calls its heartbeat experimental
@@ -116,7 +117,7 @@ def open_study(generator: Generator, space: Space, storage: str, name: str) -> o
         raise BadInput(f"--storage {storage} can not be opened ({line[0][:160]})") from None
     if len(study.directions) != len(DIRECTIONS) or (known or about) != about:
         raise BadInput(
-            f"study {name} in {storage} is of another generator, target, cpu or --recover; "
+            f"study {name} in {storage} is of another generator, target, cpu, --precisions or --recover; "
             f"use another --study"
         )
     return study
