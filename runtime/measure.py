@@ -145,7 +145,7 @@ def _intervals(drawn: Sequence[np.ndarray], golden: Golden) -> dict[str, tuple[f
     """By metric: between which its value over all golden prompts lies, as this sample tells."""
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return values.mean(1)
+        return np.asarray(values.mean(1))
 
     def share(values: np.ndarray) -> np.ndarray:
         kept, flat = np.moveaxis(values.sum(1), -1, 0)
