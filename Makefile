@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-shrink bench-kills clean
+.PHONY: demo test test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-shrink bench-kills bench-steady clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -69,6 +69,11 @@ bench-shrink: $(VENV)/dev.stamp  ## docs/shrink.md's tables: ratio and PSNR, los
 
 bench-kills: $(VENV)/dev.stamp  ## SIGKILL at 20 random moments; nothing may be half-written
 	$(BIN)/python tests/benchmarks/kills.py 20
+
+bench-steady: $(VENV)/dev.stamp  ## do good artifacts pass 50 times in a row? six of them: about 40 minutes
+	$(BIN)/genedge export --target all --precision fp32 --out build/steady --force
+	$(BIN)/genedge export --target all --precision int8 --out build/steady --force
+	$(BIN)/python tests/benchmarks/steady.py build/steady/*
 
 train: $(VENV)/train.stamp  ## about two hours on two cores; resumes
 	nice $(BIN)/genedge train emoji --out trained --work .train --cache .cache

@@ -97,6 +97,26 @@ class Golden:
     precise: np.ndarray | None = None
 
 
+def spread(golden: Golden, count: int | None) -> Golden:
+    """`count` of the golden prompts, evenly from the first to the last; None: all of them."""
+    whole = len(golden.prompts)
+    if count is None or count >= whole:
+        return golden
+    kept = [i * whole // count for i in range(count)]
+
+    def of(pictures: np.ndarray | None) -> np.ndarray | None:
+        return None if pictures is None else pictures[kept]
+
+    return Golden(
+        prompts=tuple(golden.prompts[i] for i in kept),
+        seeds=tuple(golden.seeds[i] for i in kept),
+        pictures=golden.pictures[kept],
+        simulated=of(golden.simulated),
+        inputs={k: tuple(v[i] for i in kept) for k, v in (golden.inputs or {}).items()} or None,
+        precise=of(golden.precise),
+    )
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of the file's bytes, read as a stream."""
     with path.open("rb") as f:

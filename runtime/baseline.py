@@ -27,6 +27,7 @@ DETERMINISTIC = {
     "flat_kept": 1,
     "signed_error": -1,
     "lead_db": 1,
+    "feature_distance": -1,
     "bytes": -1,
 }
 MEASURED = {"latency_ratio": -1, "cold_start_s": -1, "peak_memory": -1}

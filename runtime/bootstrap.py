@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 LEVEL = 0.99  # of every interval that a verdict rests on
 _RESAMPLES = 4000
+_FEWEST = 8  # values below which resampling says too little: the extremes of single ones count
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,20 @@ def median_interval(values: np.ndarray) -> Interval:
     if not len(values):
         raise ValueError("no values")
     return Interval(float(np.median(values)), *_bounds(np.median(values[_drawn(len(values))], 1)))
+
+
+def sample_bounds(
+    values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float, float]:
+    """Between which the statistic of a whole may lie, of which the (N, …) values are a sample.
+
+    statistic: of (R, N, …), along the second axis; R results. Below 8 values the bounds are the
+    lowest and the highest that a single one of them gives.
+    """
+    if len(values) < _FEWEST:
+        single = statistic(values[:, None])
+        return float(single.min()), float(single.max())
+    return _bounds(statistic(values[_drawn(len(values))]))
 
 
 def mean_difference(mine: np.ndarray, other: np.ndarray) -> Interval:

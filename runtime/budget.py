@@ -45,12 +45,13 @@ class NoLoss:
 class Wanted:
     """Limits of one model, target and precision; None where the file sets none.
 
-    PSNR in dB (mean, p1), SSIM 0 … 1, sizes in bytes.
+    PSNR in dB (mean, p1), SSIM 0 … 1, feature distance 0 … 4 (toolkit/perceptual.py), sizes in bytes.
     """
 
     min_psnr: float | None = None
     min_psnr_p1: float | None = None
     min_ssim: float | None = None
+    max_feature_distance: float | None = None
     max_bytes: int | None = None
     max_peak_memory: int | None = None
     max_cold_start: Timed | None = None
@@ -65,6 +66,7 @@ class Wanted:
             psnr=self.min_psnr,
             psnr_p1=self.min_psnr_p1,
             ssim=self.min_ssim,
+            feature_distance=self.max_feature_distance,
             bytes=self.max_bytes,
         )
 
@@ -204,6 +206,8 @@ def _wanted(row: Mapping[str, Any], where: str) -> Wanted:
             found[key] = _number(value, at, 0, 100)
         elif key == "min_ssim":
             found[key] = _number(value, at, 0, 1)
+        elif key == "max_feature_distance":
+            found[key] = _number(value, at, 0, 4)
         elif key in ("max_bytes", "max_peak_memory"):
             found[key] = _whole(value, at)
         elif key == "no_loss":

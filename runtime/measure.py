@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from .artifact import Artifact, Golden, check_files, read_artifact, read_golden, read_golden_file
+from .artifact import (
+    Artifact,
+    Golden,
+    check_files,
+    read_artifact,
+    read_golden,
+    read_golden_file,
+    spread,
+)
+from .bootstrap import sample_bounds
 from .errors import BadInput, MissingProgram
 from .inspect import Stored, inspect
 from .metrics import flat_kept, max_error, picture_psnr, picture_ssim, signed_error
@@ -35,27 +44,25 @@ def measure(
 ) -> dict[str, Any]:
     """Draws golden prompts with one artifact, in this process.
 
-    prompts: how many; None for all. golden: a file of golden pictures to use instead of the
+    prompts: how many, see `spread`; None for all. golden: a file of golden pictures to use instead of the
     artifact's own. drawn: a .npy file to write the pictures to, uint8 (N, H, W, 4). Raises BadInput
     where a file is missing, damaged or changed.
     """
     artifact = read_artifact(directory)
     check_files(artifact, golden=golden is None)
-    true = read_golden(artifact) if golden is None else read_golden_file(golden)
-    count = min(prompts or len(true.prompts), len(true.prompts))
-    if count == 0:
+    whole = read_golden(artifact) if golden is None else read_golden_file(golden)
+    if not whole.prompts:
         raise BadInput(f"{directory} has no golden prompts; export it again")
     pipeline = load(directory, threads, check=False)
-    feeds = [
-        pipeline.prepare(p, s)
-        for p, s in zip(true.prompts[:count], true.seeds[:count], strict=True)
-    ]
-    true, reference = _trusted(true, count)
+    true, reference = trusted(spread(whole, prompts))
+    feeds = [pipeline.prepare(p, s) for p, s in zip(true.prompts, true.seeds, strict=True)]
     pictures, odd = _drawn(pipeline, feeds, true.pictures)
     if drawn is not None:
         np.save(drawn, np.stack(pictures), allow_pickle=False)
     found = _compared(pictures, true, feeds)
     found |= {
+        "golden": len(whole.prompts),
+        "intervals": _intervals(pictures, true) if len(feeds) < len(whole.prompts) else {},
         "suspicious": odd,
         "inputs": other_inputs([f.hashes for f in feeds], true.inputs),
         "bytes": artifact.bytes,
@@ -71,14 +78,14 @@ def measure(
     return found | reference | _int8_share(artifact, stored)
 
 
-def _trusted(golden: Golden, count: int) -> tuple[Golden, dict[str, float]]:
+def trusted(golden: Golden) -> tuple[Golden, dict[str, float]]:
     """Golden pictures to judge by: those of float64 where float32 is far from them.
 
     Also how far it is, in dB, and what the lowest was judged by; empty where float64 is not there.
     """
     if golden.precise is None:
         return golden, {}
-    pairs = zip(golden.pictures[:count], golden.precise[:count], strict=True)
+    pairs = zip(golden.pictures, golden.precise, strict=True)
     lowest = min(picture_psnr(a, b) for a, b in pairs)
     noisy = lowest < NOISY_BELOW
     chosen = replace(golden, pictures=golden.precise) if noisy else golden
@@ -90,7 +97,7 @@ def _drawn(
 ) -> tuple[list[np.ndarray], dict[str, str]]:
     """Pictures, and prompts whose picture is none where the reference's is one, with the reason."""
     pictures, odd = [], {}
-    for feed, reference in zip(feeds, true, strict=False):
+    for feed, reference in zip(feeds, true, strict=True):
         values = pipeline.outputs(feed.inputs)
         pixels = to_pixels(values, pipeline.artifact.signature)
         bad = int((~np.isfinite(values)).sum())
@@ -104,14 +111,13 @@ def _drawn(
 
 
 def _compared(drawn: Sequence[np.ndarray], golden: Golden, feeds: Sequence[Feed]) -> dict[str, Any]:
-    count = len(drawn)
-    true = golden.pictures[:count]
+    true = golden.pictures
     pairs = list(zip(drawn, true, strict=True))
     psnrs = [picture_psnr(a, b) for a, b in pairs]
     ssims = [picture_ssim(a, b) for a, b in pairs]
     kept, flat = np.sum([flat_kept(a, b) for a, b in pairs], axis=0)
     found: dict[str, Any] = {
-        "prompts": count,
+        "prompts": len(pairs),
         "psnr": float(np.mean(psnrs)),
         "psnr_p1": float(np.percentile(psnrs, 1)),
         "psnr_worst": float(np.min(psnrs)),
@@ -125,14 +131,45 @@ def _compared(drawn: Sequence[np.ndarray], golden: Golden, feeds: Sequence[Feed]
         "ssims": ssims,
     }
     if golden.simulated is not None:
-        simulated = golden.simulated[:count]
-        to_sim = [picture_psnr(a, b) for a, b in zip(drawn, simulated, strict=True)]
-        to_float = [picture_psnr(a, b) for a, b in zip(simulated, true, strict=True)]
+        to_sim = [picture_psnr(a, b) for a, b in zip(drawn, golden.simulated, strict=True)]
+        to_float = [picture_psnr(a, b) for a, b in zip(golden.simulated, true, strict=True)]
         found |= {
             "to_simulation": float(np.mean(to_sim)),
             "simulation_to_float": float(np.mean(to_float)),
             "lead": float(np.mean(to_sim) - np.mean(to_float)),
         }
+    return found
+
+
+def _intervals(drawn: Sequence[np.ndarray], golden: Golden) -> dict[str, tuple[float, float]]:
+    """By metric: between which its value over all golden prompts lies, as this sample tells."""
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.asarray(values.mean(1))
+
+    def share(values: np.ndarray) -> np.ndarray:
+        kept, flat = np.moveaxis(values.sum(1), -1, 0)
+        return np.where(flat > 0, kept / np.maximum(flat, 1), 1.0)
+
+    pairs = list(zip(drawn, golden.pictures, strict=True))
+    psnrs = np.array([picture_psnr(a, b) for a, b in pairs])
+    found = {
+        "psnr_db": sample_bounds(psnrs, mean),
+        "psnr_p1_db": sample_bounds(psnrs, lambda v: np.percentile(v, 1, axis=1)),
+        "ssim": sample_bounds(np.array([picture_ssim(a, b) for a, b in pairs]), mean),
+        "flat_kept": sample_bounds(np.array([flat_kept(a, b) for a, b in pairs]), share),
+    }
+    # Signed errors cancel: each channel's own interval first, then the channel that is furthest off.
+    channels = np.array([signed_error(a, b) for a, b in pairs]).T
+    bounds = [sample_bounds(values, mean) for values in channels]
+    least = max(0.0 if low <= 0 <= high else min(abs(low), abs(high)) for low, high in bounds)
+    found["signed_error"] = least, max(max(abs(low), abs(high)) for low, high in bounds)
+    if golden.simulated is not None:
+        to_sim = [picture_psnr(a, b) for a, b in zip(drawn, golden.simulated, strict=True)]
+        to_float = [
+            picture_psnr(a, b) for a, b in zip(golden.simulated, golden.pictures, strict=True)
+        ]
+        found["lead_db"] = sample_bounds(np.array(to_sim) - to_float, mean)
     return found
 
 

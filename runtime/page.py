@@ -17,7 +17,7 @@ from . import host
 from .errors import MissingProgram
 from .metrics import CAP
 from .picture import over
-from .report import cells_of, notes, shown
+from .report import cells_of, headline, notes, shown
 from .verdict import Report, Shown
 
 HEAT_FULL = 32  # grey levels that the heat map shows as its lightest colour
@@ -49,7 +49,8 @@ def to_html(report: Report) -> str:
     names = list(dict.fromkeys(str(d["name"]) for d in report.details))
     about = host.about()
     text: str = template.render(
-        failed=len(report.failed),
+        failed=bool(report.failed),
+        headline=headline(report),
         notes=[(n.split(":")[0], n.split(":", 1)[1]) for n in notes(report)],
         heads=list(_HEADS.values()),
         summary=[_summary(report, n) for n in dict.fromkeys(r.artifact for r in report.rows)],

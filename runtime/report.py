@@ -30,7 +30,7 @@ def as_text(metric: str, value: float) -> str:
         return f"{value / 1e6:.2f} MB"
     if metric in ("prompts", "float_layers", "max_error"):
         return f"{value:g}"
-    return f"{value:.{4 if metric in ('ssim', 'flat_kept') else 3 if 'ratio' in metric else 2}f}"
+    return f"{value:.{4 if metric in ('ssim', 'flat_kept', 'feature_distance') else 3 if 'ratio' in metric else 2}f}"
 
 
 _STYLES = {"fail": "bold red", "inconclusive": "yellow"}
@@ -52,6 +52,14 @@ def to_tables(report: Report) -> list[Table]:
             table.add_row(*cells_of(change), style="bold red" if change.red else "")
         tables.append(table)
     return tables
+
+
+def headline(report: Report) -> str:
+    """The verdict in a few words."""
+    open_ones = sum(r.state == "inconclusive" for r in report.rows)
+    if report.failed:
+        return f"{len(report.failed)} limit(s) missed"
+    return f"no limit missed, {open_ones} inconclusive" if open_ones else "all limits held"
 
 
 def notes(report: Report) -> list[str]:
@@ -155,10 +163,8 @@ def _xml(text: str) -> str:
 
 def to_markdown(report: Report) -> str:
     """For a CI job's summary: what failed first, then a line per artifact, all rows folded away."""
-    failed = [r for r in report.rows if r.state == "fail"]
     names = list(dict.fromkeys(r.artifact for r in report.rows))
-    verdict = f"{len(failed)} limit(s) missed" if failed else "all limits held"
-    lines = [f"### genedge verify: {verdict}", ""]
+    lines = [f"### genedge verify: {headline(report)}", ""]
     lines += [f"- {_cell(n)}" for n in notes(report)]
     lines += [""] if notes(report) else []
     lines += _markdown(

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .artifact import Artifact
+from .bootstrap import Interval
 from .host import cpu_has_vnni
 
 if TYPE_CHECKING:
     from .baseline import Change
     from .bench import Bench
+
+EXAMPLES = 3  # reasons that one row on suspicious pictures names
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Limits:
     psnr (dB, mean over prompts), psnr_p1 (dB, 1st percentile), ssim (mean), flat (share of 0 and
     255 that comes back within 2), signed (grey levels, largest of four channels), lead (dB by which
     the artifact is closer to the simulation of its int8 graph than the simulation is to float),
-    bytes, latency (ms, median).
+    feature_distance (mean), bytes, latency (ms, median).
     """
 
     psnr: float | None = None
@@ -32,6 +35,7 @@ class Limits:
     flat: float | None = None
     signed: float | None = None
     lead: float | None = None
+    feature_distance: float | None = None
     bytes: int | None = None
     latency: float | None = None
 
@@ -119,7 +123,8 @@ def judge(
     """Rows of one artifact, called `name`, from what `measure` found.
 
     A picture that looks like no drawing fails, whatever its PSNR. Where the pictures miss a limit
-    and the reason is known, the row's note says it.
+    and the reason is known, the row's note says it. Where only some of the golden prompts were
+    drawn, a mean over them is judged by its interval: "inconclusive" where that straddles the limit.
     """
     name = name or artifact.directory.name or str(artifact.directory)
     rows = []
@@ -132,10 +137,20 @@ def judge(
         if limit is not None:
             number = f"{limit:.15g}" if metric == "bytes" else f"{limit:g}"
             text = f"{'≥' if low else '≤'} {number}{unit}"
-        passed = True
+        passed, verdict = True, ""
         if limit is not None:  # a value that is no number holds no limit
             passed = bool(value >= limit if low else value <= limit)
-        rows.append(Row(name, metric, value, text, passed, "" if passed else note, bound=limit))
+        bounds = found.get("intervals", {}).get(metric)
+        if limit is not None and bounds is not None and np.isfinite(value):
+            at = Interval(value, *bounds)
+            verdict = at.at_least(limit) if low else at.at_most(limit)
+            passed = verdict != "fail"
+            if verdict == "inconclusive":
+                some = f"{found['prompts']} of {found['golden']} prompts"
+                note = f"{at.low:.4g} … {at.high:.4g} over {some}: all of them decide"
+        shown = verdict if verdict == "inconclusive" else ""
+        note = note if shown or not passed else ""
+        rows.append(Row(name, metric, value, text, passed, note, shown, limit))
 
     add("psnr_db", found["psnr"], limits.psnr, True, " dB", why)
     add("psnr_p1_db", found["psnr_p1"], limits.psnr_p1, True, " dB", why)
@@ -148,6 +163,9 @@ def judge(
         add("to_simulation_db", found["to_simulation"], None, True)
         add("simulation_to_float_db", found["simulation_to_float"], None, True)
         add("lead_db", found["lead"], limits.lead, True, " dB")
+    if "feature_distance" in found:
+        value = found["feature_distance"]
+        add("feature_distance", value, limits.feature_distance, False, "", why)
     add("bytes", found["bytes"], limits.bytes, False)
     note = "absolute milliseconds depend on the machine; a ratio to a baseline holds longer"
     add("latency_ms", found["latency_ms"], limits.latency, False, " ms", note)
@@ -156,8 +174,9 @@ def judge(
         noisy = f"below {floor:g} dB float32 is noise itself: the pictures are judged by float64"
         note = noisy if lowest < floor else ""
         rows.append(Row(name, "reference_to_fp64_db", lowest, "", True, note))
-    for prompt, reason in found["suspicious"].items():
-        rows.append(Row(name, "suspicious", f"{prompt}: {reason}", "none", False))
+    if odd := found["suspicious"]:
+        count = f"{len(odd)} of {found['prompts']} pictures"
+        rows.append(Row(name, "suspicious", count, "none", False, _examples(odd)))
     for reason in found.get("inputs", ()):
         rows.append(Row(name, "inputs", reason, "equal to the float generator's", False))
     if "stored_int8" in found:
@@ -168,3 +187,16 @@ def judge(
         reason = f"exported for {artifact.cpu}; this CPU has no VNNI, 8-bit weights saturate"
         rows.append(Row(name, "cpu_profile", reason, "portable", False))
     return rows
+
+
+def _examples(odd: Mapping[str, str]) -> str:
+    """What is wrong with pictures, each reason once with the first prompt that it holds for."""
+    by_reason: dict[str, list[str]] = {}
+    for prompt, reason in odd.items():
+        by_reason.setdefault(reason, []).append(prompt)
+    parts = [
+        f"{reason} ({prompts[0]}" + (f" and {len(prompts) - 1} more)" if prompts[1:] else ")")
+        for reason, prompts in by_reason.items()
+    ]
+    more = len(parts) - EXAMPLES
+    return "; ".join(parts[:EXAMPLES]) + (f"; {more} more reason(s)" if more > 0 else "")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .artifact import Artifact, Golden, read_artifact, read_golden, read_golden_file
+from .artifact import Artifact, Golden, read_artifact, read_golden, read_golden_file, spread
 from .bench import FEWEST_ROUNDS, Bench, bench, names_of
-from .bootstrap import mean_difference
+from .bootstrap import mean_difference, sample_bounds
 from .child import run_in_child
 from .errors import BadInput, GenedgeError
+from .measure import trusted
 from .metrics import picture_psnr
 from .verdict import DEFAULTS, Between, Limits, Report, Row, Shown, judge
 
@@ -28,6 +29,8 @@ SHOWN = 8  # pictures of each artifact that reports show: those furthest from fl
 QUICK_ROUNDS, QUICK_COLD_STARTS = 30, 3
 
 Progress = Callable[[str, int, int], None]
+# Of pictures drawn and pictures of the float generator: one distance each.
+Distance = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], list[float]]
 
 
 def verify(
@@ -39,15 +42,18 @@ def verify(
     budget: Budget | None = None,
     golden: Mapping[Path, Path] | None = None,
     timed: bool = False,
+    distance: Distance | None = None,
     report: Progress = lambda what, done, total: None,
 ) -> Report:
     """Each artifact in a process of its own.
 
-    limits: win over the budget's, those over the precision's defaults, each where set. golden: by
-    folder, a file of golden pictures to use instead of the artifact's own. timed: runs the bench
-    even where no limit asks for it. An artifact that can not be judged gives one row, "runs", with the
-    reason; the others go on. Raises BadInput where a directory is no artifact at all, or a baseline
-    that the budget names is none.
+    prompts: how many of each artifact's golden prompts, see `spread`; None for all. limits: win over
+    the budget's, those over the precision's defaults, each where set. golden: by folder, a file of
+    golden pictures to use instead of the artifact's own. timed: runs the bench even where no limit
+    asks for it. distance: how different pictures look, for a budget that limits it. An artifact that
+    can not be judged gives one row, "runs", with the reason; the others go on. Raises BadInput where
+    a directory is no artifact at all, a baseline that the budget names is none, or it limits the
+    distance of features and `distance` is None.
     """
     names = names_of(directories)
     artifacts = dict(zip(names, (read_artifact(d) for d in directories), strict=True))
@@ -55,6 +61,11 @@ def verify(
         twice = next(n for n in names if names.count(n) > 1)
         raise BadInput(f"{twice} is named twice; name each artifact once")
     wanted = {n: w for n, a in artifacts.items() if budget and (w := budget.of(a))}
+    looks = {n for n, w in wanted.items() if w.max_feature_distance is not None}
+    if budget is not None and looks and distance is None:
+        raise BadInput(
+            f"{budget.path}: max_feature_distance is judged by the command genedge verify alone"
+        )
     baselines, others = _baselines(wanted, artifacts, budget)
     rows: list[Row] = []
     found: dict[str, dict[str, Any]] = {}
@@ -77,11 +88,13 @@ def verify(
                     raise
                 rows.append(Row(name, "runs", str(problem), "", False))
         ran = {n: a for n, a in artifacts.items() if n in found}
+        true = {n: _golden(a, golden or {}, prompts) for n, a in (ran | others).items()}
         for name, artifact in ran.items():
+            if distance is not None and name in looks:
+                found[name] |= _distances(distance, found[name], true[name])
             chosen = DEFAULTS[artifact.precision]
             chosen = wanted[name].limits.over(chosen) if name in wanted else chosen
             rows += judge(artifact, found[name], limits.over(chosen) if limits else chosen, name)
-        true = {n: _golden(artifact, golden or {}) for n, artifact in (ran | others).items()}
         between = _between(ran, found, true)
         shown = {n: _shown(found[n], true[n]) for n in ran}
     rows += _no_loss_rows({n: w for n, w in wanted.items() if n in ran}, baselines, found, true)
@@ -109,9 +122,9 @@ def verify(
     return Report(tuple(rows), tuple(details), between, (), times, shown)
 
 
-def _golden(artifact: Artifact, golden: Mapping[Path, Path]) -> Golden:
+def _golden(artifact: Artifact, golden: Mapping[Path, Path], prompts: int | None) -> Golden:
     other = golden.get(artifact.directory)
-    return read_golden(artifact) if other is None else read_golden_file(other)
+    return spread(read_golden(artifact) if other is None else read_golden_file(other), prompts)
 
 
 def _baselines(
@@ -152,16 +165,29 @@ def _between(
     pictures = {n: np.load(found[n]["drawn"], mmap_mode="r") for n in names}
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
-            count = min(len(pictures[first]), len(pictures[second]))
             one, two = true[first], true[second]
-            if (one.prompts[:count], one.seeds[:count]) != (two.prompts[:count], two.seeds[:count]):
+            if (one.prompts, one.seeds) != (two.prompts, two.seeds):
                 continue
             if pictures[first].shape[1:] != pictures[second].shape[1:]:
                 continue
-            pairs = zip(pictures[first][:count], pictures[second][:count], strict=True)
+            pairs = zip(pictures[first], pictures[second], strict=True)
             scores = [picture_psnr(a, b) for a, b in pairs]
             rows.append(Between(first, second, float(np.mean(scores)), float(np.min(scores))))
     return tuple(rows)
+
+
+def _distances(distance: Distance, found: Mapping[str, Any], golden: Golden) -> dict[str, Any]:
+    """What `found` gains: the mean distance, each, and its interval where prompts are a sample."""
+    each = distance(list(np.load(found["drawn"])), list(trusted(golden)[0].pictures))
+    intervals = dict(found["intervals"])
+    if found["prompts"] < found["golden"]:
+        bounds = sample_bounds(np.array(each), lambda v: v.mean(1))
+        intervals["feature_distance"] = bounds
+    return {
+        "feature_distance": float(np.mean(each)),
+        "feature_distances": each,
+        "intervals": intervals,
+    }
 
 
 def _shown(found: Mapping[str, Any], golden: Golden) -> tuple[Shown, ...]:
@@ -187,15 +213,14 @@ def _no_loss_rows(
             continue
         base = baselines[want.to]
         limit = f"≥ {-want.margin:g} dB against {base}"
-        count = min(found[name]["prompts"], found[base]["prompts"])
         one, two = true[name], true[base]
-        if (one.prompts[:count], one.seeds[:count]) != (two.prompts[:count], two.seeds[:count]):
+        if (one.prompts, one.seeds) != (two.prompts, two.seeds):
             note = "the two were verified with other prompts; use --prompts-file for both"
             rows.append(Row(name, "no_loss_db", "not comparable", limit, False, note))
             continue
-        mine, others = (np.array(found[n]["psnrs"][:count]) for n in (name, base))
+        mine, others = (np.array(found[n]["psnrs"]) for n in (name, base))
         at = mean_difference(mine, others)
-        different = len(set(one.prompts[:count]))
+        different = len(set(one.prompts))
         verdict = at.at_least(-want.margin)
         note = f"{at.low:.3g} … {at.high:.3g} dB over {different} prompts"
         if different < FEWEST_FOR_NO_LOSS and verdict == "pass":

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -95,11 +96,68 @@ def test_both_themes_name_the_same_things():
     assert day == night
 
 
-def test_the_app_compiles_against_the_signatures_of_android(core, resources):
+def test_all_of_the_app_compiles_against_signatures_of_android_and_stubs(core, resources):
     told = build("app", str(OUT)).splitlines()
-    compiled = {line.split(": ")[1] for line in told if line.startswith("compiled: ")}
-    all_of_them = {p.name for p in (APP / "kotlin").rglob("*.kt")}
-    assert all_of_them - compiled == {"DemoApplication.kt", "ExecuTorch.kt", "OnnxRuntime.kt"}
+    compiled = {Path(t.split(": ")[1]).name for t in told if t.startswith("compiled: ")}
+    assert compiled == {p.name for p in (APP / "kotlin").rglob("*.kt")}
+    assert {"DemoApplication.kt", "ExecuTorch.kt", "OnnxRuntime.kt", "MainActivity.kt"} <= compiled
+
+
+def test_a_member_that_a_runtime_lacks_is_noticed(core, resources, tmp_path):
+    sources = tmp_path / "sources"
+    shutil.copytree(APP / "kotlin" / "genedge" / "demo", sources)
+    for name, member, other in (
+        ("ExecuTorch.kt", "module.forward(", "module.backward("),
+        ("OnnxRuntime.kt", "createSession(file.path,", "createSession(file.length(),"),
+    ):
+        text = (sources / name).read_text()
+        assert member in text
+        (sources / name).write_text(text.replace(member, other))
+    done = subprocess.run(
+        ["bash", str(TOOLS / "build.sh"), "app", str(OUT), str(sources)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "backward" in done.stderr
+    assert "createSession" in done.stderr
+
+
+def test_the_stubs_say_what_they_are_and_no_build_of_the_app_sees_them():
+    stubs = sorted((TOOLS / "runtimes").rglob("*.java"))
+    assert len(stubs) >= 10
+    assert all("/** A stub: see " in p.read_text() for p in stubs)
+    gradle = [p.read_text() for p in (ROOT / "android_demo").glob("**/*.gradle.kts")]
+    assert len(gradle) == 4
+    assert not any("tools" in text for text in gradle)
+
+
+def test_gradle_names_versions_of_the_catalog_alone():
+    """No Gradle is here; what its files take from the version catalog is there, and nothing else."""
+    import re
+    import tomllib
+
+    demo = ROOT / "android_demo"
+    catalog = tomllib.loads((demo / "gradle" / "libs.versions.toml").read_text())
+    named = {v["version"]["ref"] for k in ("libraries", "plugins") for v in catalog[k].values()}
+    assert named == set(catalog["versions"])
+    used = set()
+    for path in demo.glob("**/*.gradle.kts"):
+        text = path.read_text()
+        used |= set(re.findall(r"\blibs\.([a-z.]+[a-z])", text))
+        assert not re.search(r"""["'][\w.-]+:[\w.-]+:\d""", text), path  # versions past the catalog
+        for pair in ("{}", "()"):
+            assert text.count(pair[0]) == text.count(pair[1]), path
+    known = {k.replace("-", ".") for k in catalog["libraries"]}
+    known |= {f"plugins.{k.replace('-', '.')}" for k in catalog["plugins"]}
+    assert used == known
+    settings = (demo / "settings.gradle.kts").read_text()
+    assert 'include(":core", ":app")' in settings
+    wrapper = (demo / "gradle" / "wrapper" / "gradle-wrapper.properties").read_text()
+    assert re.search(
+        r"distributionUrl=https\\://services\.gradle\.org/distributions/gradle-[\d.]+-bin\.zip",
+        wrapper,
+    )
 
 
 def test_the_listing_in_the_docs_is_the_one_that_is_compiled():

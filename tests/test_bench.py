@@ -9,6 +9,7 @@ from test_cli import genedge, one_line
 
 from genedge.recipes import TARGETS
 from genedge.runtime import bench as module
+from genedge.runtime import host
 from genedge.runtime.bootstrap import mean_difference, median_interval, ratio_interval
 from genedge.runtime.errors import BadInput, EnvironmentFailed, GenedgeError
 from genedge.runtime.worker import Worker
@@ -27,7 +28,10 @@ def found(artifacts):
 @pytest.mark.parametrize("target", TARGETS)
 def test_each_target_runs_on_the_threads_asked_for(found, artifacts, target):
     one = found.of(artifacts[target, "fp32"].name)
-    assert [t.pinned["threads"] for t in one.timings] == ["1", "2"]
+    two = (
+        "1" if target == "openvino" and host.cores() < 2 else "2"
+    )  # it takes no more than there are
+    assert [t.pinned["threads"] for t in one.timings] == ["1", two]
     if target == "openvino":
         assert one.timings[0].pinned["precision"] == "f32"
     for timing in one.timings:

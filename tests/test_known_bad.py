@@ -153,6 +153,20 @@ def test_numbers_that_are_not_finite_are_named(copy_of):
     assert "numbers are not finite" in judged(folder)["suspicious"]
 
 
+@pytest.mark.parametrize("more", [0, 0.05])
+def test_five_per_cent_larger_misses_a_limit_on_bytes(copy_of, more):
+    import onnx
+
+    folder = copy_of("onnx")
+    limit = Limits(bytes=round(read_artifact(folder).bytes * 1.02))
+    path = folder / "image.onnx"
+    model = onnx.load(path)
+    filler = model.metadata_props.add()
+    filler.key, filler.value = "filler", "x" * round(more * read_artifact(folder).bytes)
+    onnx.save(model, path)
+    assert set(judged(rewrite(folder, lambda row: None), limit)) == ({"bytes"} if more else set())
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_int8_that_stores_floats_is_named(copy_of, target):
     folder = rewrite(copy_of(target), lambda row: row.update(precision="int8"))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ pytest.importorskip("optuna")
 
 from genedge.runtime.artifact import read_artifact
 from genedge.runtime.errors import BadInput
+from genedge.toolkit.cli import main
 from genedge.toolkit.tune import (
     Point,
     Space,
@@ -28,13 +30,11 @@ from genedge.toolkit.tune import (
     search,
 )
 
-SPACE = Space("openvino", precisions=("fp32", "fp16"), max_ratio=0.3, layers=0)
+SPACE = Space("openvino", precisions=("fp32", "fp16"), max_ratio=0.3, layers=0, min_width=0.75)
 
 
 @pytest.fixture(scope="module")
 def made():
-    from dataclasses import replace
-
     return replace(transposed(), constructor="kinds:transposed")
 
 
@@ -86,7 +86,7 @@ def test_plain_precisions_come_first_and_figures_are_true(found):
 def test_a_pruned_point_is_compared_with_the_whole_generator(made, tmp_path):
     from genedge.toolkit.tune import _psnr, _written
 
-    where = {"ratio": 0.3, "precision": "fp32", "floats": []}
+    where = {"width": 1.0, "ratio": 0.3, "precision": "fp32", "floats": []}
     done = _written(made, where, SPACE, tmp_path / "work", tmp_path / "out")
     assert done.found["psnr"] > 80  # to what pruning left
     assert _psnr(made, done.directory, tmp_path) < 60  # to what was tuned
@@ -98,7 +98,7 @@ def test_layers_that_cost_the_picture_most_may_stay_float(made, tmp_path):
     space = Space("openvino", precisions=("int8",), layers=2)
     names = candidates(made, space, lambda what, done, total: None)
     assert len(names) == 2
-    where = {"ratio": 0.0, "precision": "int8", "floats": names[:1]}
+    where = {"width": 1.0, "ratio": 0.0, "precision": "int8", "floats": names[:1]}
     done = _written(made, where, space, tmp_path, tmp_path / "out")
     assert read_artifact(done.directory).about["float_layers"] == names[:1]
 
@@ -116,14 +116,16 @@ def test_a_point_is_exported_and_a_missing_one_is_named(made, found, tmp_path):
 def test_a_generator_without_channels_to_prune_is_told(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     study = open_study(tiny(), SPACE, url, "s")
-    with pytest.raises(BadInput, match=r"tiny has no channels that can go .*; use --max-ratio 0"):
+    with pytest.raises(
+        BadInput, match=r"tiny has no channels that can go .*; use --min-width 1 --max-ratio 0"
+    ):
         search(tiny(), study, SPACE, 2, tmp_path)
 
 
 def test_a_study_of_something_else_is_refused(made, found):
-    other = Space("onnx", precisions=("fp32",))
-    with pytest.raises(BadInput, match="is of another generator, target"):
-        open_study(made, other, found[1], "s")
+    for other in (replace(SPACE, target="onnx"), replace(SPACE, precisions=("fp32", "int8"))):
+        with pytest.raises(BadInput, match="is of another generator, target"):
+            open_study(made, other, found[1], "s")
     with pytest.raises(BadInput, match="can not be opened"):
         open_study(made, SPACE, "nonsense://x", "s")
 
@@ -137,15 +139,22 @@ def test_the_front_is_drawn(found, tmp_path):
 
 def words(work, *more):
     return [
-        sys.executable, "-m", "genedge.toolkit.cli", "tune", "kinds:transposed", "--target", "openvino",
-        "--precisions", "fp16,fp32", "--max-ratio", "0.3", "--work", str(work), *more,
+        "tune", "kinds:transposed", "--target", "openvino", "--precisions", "fp16,fp32", "--max-ratio", "0.3",
+        "--work", str(work), *more,
     ]  # fmt: skip
 
 
-def test_killed_in_the_middle_it_goes_on(tmp_path):
+def test_killed_in_the_middle_it_goes_on(tmp_path, monkeypatch, capsys):
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     with subprocess.Popen(
-        words(tmp_path, "--trials", "50", "--quiet"), env=env, start_new_session=True
+        [
+            sys.executable,
+            "-m",
+            "genedge.toolkit.cli",
+            *words(tmp_path, "--trials", "50", "--quiet"),
+        ],
+        env=env,
+        start_new_session=True,
     ) as process:
         deadline = time.monotonic() + 240
         from optuna import load_study
@@ -160,12 +169,12 @@ def test_killed_in_the_middle_it_goes_on(tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
     assert done >= 1
     chart = tmp_path / "front.png"
-    again = subprocess.run(
-        words(tmp_path, "--trials", str(done + 1), "--json", "--chart", str(chart)),
-        env=env, capture_output=True, text=True,
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    rows = json.loads(again.stdout)["trials"]
+    again = words(tmp_path, "--trials", str(done + 1), "--json", "--chart", str(chart))
+    monkeypatch.setattr(sys, "argv", ["genedge", *again])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    rows = json.loads(capsys.readouterr().out)["trials"]
     assert len(rows) >= done + 1
     assert any(r["front"] for r in rows)
     assert chart.is_file()

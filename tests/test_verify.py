@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 
 from genedge.recipes import TARGETS
-from genedge.runtime.artifact import file_json, read_artifact, read_golden, stored, write_golden
+from genedge.runtime.artifact import (
+    file_json,
+    read_artifact,
+    read_golden,
+    spread,
+    stored,
+    write_golden,
+)
+from genedge.runtime.bootstrap import sample_bounds
+from genedge.runtime.child import run_in_child
 from genedge.runtime.errors import EnvironmentFailed, GenedgeError
+from genedge.runtime.report import headline
 from genedge.runtime.run import load
 from genedge.runtime.verify import Limits, judge, verify
 
@@ -142,14 +152,81 @@ def test_golden_pictures_that_an_app_deleted_are_asked_for(copy_of):
         verify([folder])
 
 
-def test_stale_golden_pictures_are_found(artifacts, tmp_path, monkeypatch):
+def test_stale_golden_pictures_are_found_and_float64_judges_its_own_generator_alone(
+    artifacts, tmp_path, monkeypatch
+):
     from tiny import other, tiny
 
     from genedge.toolkit import reference
 
+    folder = artifacts["onnx", "fp32"]
     quiet = lambda what, done, total: None  # noqa: E731
-    for made, passed in ((tiny, True), (other, False)):
+    for made, reason in ((tiny, ""), (other, "m:f is another generator than this artifact")):
         monkeypatch.setattr(reference, "resolve", lambda model, made=made: made())
-        rows, _ = reference.recomputed([artifacts["onnx", "fp32"]], "m:f", tmp_path, quiet)
-        (row,) = rows
-        assert row.passed is passed
+        (row,), files = reference.recomputed([folder], "m:f", tmp_path, quiet)
+        assert row.passed is (reason == "")
+        assert reason in row.note
+        found = {r.metric: r for r in verify([folder], golden=files).rows}
+        assert ("reference_to_fp64_db" in found) is row.passed
+        assert found["psnr_db"].passed
+
+
+def test_changed_golden_pictures_of_the_same_generator_are_named(copy_of, tmp_path, monkeypatch):
+    from tiny import tiny
+
+    from genedge.toolkit import reference
+
+    monkeypatch.setattr(reference, "resolve", lambda model: tiny())
+    folder = with_golden(copy_of("onnx"), lambda p: p[..., [2, 1, 0, 3]])
+    (row,), _ = reference.recomputed([folder], "m:f", tmp_path, lambda what, done, total: None)
+    assert "the golden pictures were changed" in row.note
+
+
+def test_some_prompts_are_taken_evenly(artifacts):
+    golden = read_golden(read_artifact(artifacts["onnx", "int8"]))
+    some = spread(golden, 3)
+    at = [golden.prompts.index(p) for p in some.prompts]
+    assert at == [0, 2, 4]
+    assert some.seeds == tuple(golden.seeds[i] for i in at)
+    assert np.array_equal(some.simulated, golden.simulated[at])
+    assert some.inputs is not None
+    assert all(v == tuple(golden.inputs[k][i] for i in at) for k, v in some.inputs.items())
+    assert spread(golden, None) is spread(golden, 99) is golden
+
+
+def test_some_prompts_decide_only_what_their_spread_allows(artifacts, copy_of):
+    """A mean that a sample can not tell is inconclusive; a wrong artifact still fails."""
+    folder = artifacts["onnx", "int8"]
+    whole = {r.metric: r.value for r in verify([folder]).rows}
+    near = verify([folder], prompts=4, limits=Limits(psnr=whole["psnr_db"], lead=-100))
+    (row,) = (r for r in near.rows if r.metric == "psnr_db")
+    assert (row.state, row.passed) == ("inconclusive", True)
+    assert "over 4 of 6 prompts" in row.note
+    assert headline(near).startswith("no limit missed") == (not near.failed)
+    low = verify([folder], prompts=4, limits=Limits(psnr=10))
+    assert next(r.state for r in low.rows if r.metric == "psnr_db") == "pass"
+    swapped = with_golden(copy_of("onnx"), lambda p: p[..., [2, 1, 0, 3]])
+    assert "psnr_db" in failed(verify([swapped], prompts=2))
+
+
+def test_the_interval_of_a_sample_holds_what_all_of_them_give():
+    values = np.random.default_rng(0).normal(35, 3, 64)
+    for count in (2, 4, 8, 16, 32):
+        low, high = sample_bounds(values[:count], lambda v: v.mean(1))
+        assert low <= values.mean() <= high
+        assert low < values[:count].mean() < high
+    assert sample_bounds(values[:32], lambda v: v.mean(1))[0] > values.min()
+
+
+def test_pictures_that_are_none_make_one_row_with_examples(copy_of):
+    rows = judged_with(
+        copy_of("onnx"), {f"'p{i}'": "it is grey" for i in range(5)} | {"'q'": "NaN"}
+    )
+    (row,) = (r for r in rows if r.metric == "suspicious")
+    assert row.value == "6 of 6 pictures"
+    assert row.note == "it is grey ('p0' and 4 more); NaN ('q')"
+
+
+def judged_with(folder, odd):
+    found = run_in_child("measure", directory=str(folder), prompts=None, threads=1)
+    return judge(read_artifact(folder), found | {"suspicious": odd}, FREE)

@@ -87,13 +87,15 @@ def recomputed(
     """Draws every artifact's golden prompts again.
 
     Returns one row per artifact, the lowest PSNR between stored and recomputed pictures, and for
-    each a file in `work` of its golden pictures with those of float64 beside them. Raises BadInput
+    each a file in `work` of its golden pictures, with those of float64 beside them where the two
+    are the same: those of another generator would say nothing about this one's float32. Raises BadInput
     where model is none, or an artifact has no golden pictures.
     """
     generator, rows, files = resolve(model), [], {}
     drawn: dict[tuple[tuple[str, ...], tuple[int, ...]], Golden] = {}
     for i, directory in enumerate(directories):
-        golden = read_golden(read_artifact(directory))
+        artifact = read_artifact(directory)
+        golden = read_golden(artifact)
         key = (golden.prompts, golden.seeds)
         if key not in drawn:
             drawn[key] = golden_of_prompts(generator, *key, progress)
@@ -106,10 +108,21 @@ def recomputed(
         pairs = zip(again.pictures, golden.pictures, strict=True)
         lowest = min(picture_psnr(a, b) for a, b in pairs)
         limit = f"≥ {STALE_BELOW:g} dB"
-        note = "" if lowest >= STALE_BELOW else "the golden pictures are stale; export it again"
+        fresh = lowest >= STALE_BELOW
+        note = "" if fresh else _why_stale(model, generator.hash() == artifact.generator_hash)
         rows.append(
-            Row(directory.name, "reference_db", lowest, limit, not note, note, bound=STALE_BELOW)
+            Row(directory.name, "reference_db", lowest, limit, fresh, note, bound=STALE_BELOW)
         )
         files[directory] = work / f"golden-{i}.npz"
-        write_golden(files[directory], replace(golden, precise=again.precise))
+        write_golden(files[directory], replace(golden, precise=again.precise if fresh else None))
     return rows, files
+
+
+def _why_stale(model: str, same: bool) -> str:
+    """same: whether the generator has the weights that the artifact was made from."""
+    if same:
+        return f"{model} has the same weights and draws otherwise: the golden pictures were changed"
+    return (
+        f"{model} is another generator than this artifact was made from, so its golden pictures are "
+        f"stale, or --reference names the wrong one: export it again, or name the right one"
+    )

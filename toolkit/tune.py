@@ -1,5 +1,5 @@
-"""A search for the front of accuracy, size and latency: how much to prune, which precision, which
-layers in float. The study lives in a storage that optuna opens by URL, so it goes on after a kill,
+"""A search for the front of accuracy, size and latency: how wide a student, how much to prune, which
+precision, which layers in float. The study lives in a storage that optuna opens by URL, so it goes on after a kill,
 and many machines can share one."""
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from .taps import graphs_of
 # A point of the search is measured, not judged: any picture may be one.
 _ANY = Limits(psnr=0, ssim=-1, flat=0, signed=255, lead=-1000)
 _STEP = 0.05  # of the pruning ratio
+_WIDTH_STEP = 0.125  # of a student's width
 _ALIVE = (
     20  # seconds between signs of life of a trial; one that is silent for thrice that is redone
 )
@@ -43,9 +44,11 @@ DIRECTIONS = ("maximize", "minimize", "minimize")
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched. target and cpu: as for export. precisions: to choose from. max_ratio: the
-    largest share of channels to prune, 0 for none. recover: steps of distillation after pruning.
-    layers: how many of the layers that cost the picture most may be tried in float."""
+    """What is searched. target and cpu: as for export. precisions: to choose from. min_width: the
+    smallest share of its channels that every layer of a student keeps, 1 for no students. max_ratio:
+    the largest share of channels to prune, wherever they matter least, 0 for none. recover: steps of
+    distillation after each of the two. layers: how many of the layers that cost the picture most may
+    be tried in float."""
 
     target: str
     cpu: str = "portable"
@@ -53,6 +56,7 @@ class Space:
     max_ratio: float = 0.5
     recover: int = 0
     layers: int = 4
+    min_width: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Point:
     psnr: float
     bytes: int
     latency: float
+    width: float = 1.0
 
 
 def _point(trial: FrozenTrial) -> Point:
@@ -74,7 +79,7 @@ def _point(trial: FrozenTrial) -> Point:
     psnr, size, latency = trial.values
     return Point(
         trial.number, about["ratio"], about["precision"], tuple(about["floats"]),
-        psnr, int(size), latency,
+        psnr, int(size), latency, about.get("width", 1.0),
     )  # fmt: skip
 
 
@@ -82,7 +87,7 @@ def open_study(generator: Generator, space: Space, storage: str, name: str) -> o
     """The study of this name, made where there is none.
 
     Raises BadInput where the storage can not be opened, or the study is of another generator,
-    target, profile or recovery.
+    target, profile, choice of precisions or recovery.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     about: dict[str, Any] = {
@@ -90,7 +95,8 @@ def open_study(generator: Generator, space: Space, storage: str, name: str) -> o
         "target": space.target,
         "cpu": space.cpu,
     }
-    about |= {"recover": space.recover}
+    # Optuna refuses other choices of one parameter halfway through a study.
+    about |= {"recover": space.recover, "precisions": list(space.precisions)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # optuna calls its heartbeat experimental
@@ -111,7 +117,7 @@ def open_study(generator: Generator, space: Space, storage: str, name: str) -> o
         raise BadInput(f"--storage {storage} can not be opened ({line[0][:160]})") from None
     if len(study.directions) != len(DIRECTIONS) or (known or about) != about:
         raise BadInput(
-            f"study {name} in {storage} is of another generator, target, cpu or --recover; "
+            f"study {name} in {storage} is of another generator, target, cpu, --precisions or --recover; "
             f"use another --study"
         )
     return study
@@ -131,7 +137,7 @@ def front(found: Sequence[Point]) -> list[Point]:
         others = ((-q.psnr, q.bytes, q.latency) for q in found)
         return any(o != mine and all(a <= b for a, b in zip(o, mine, strict=True)) for o in others)
 
-    unique = {(p.ratio, p.precision, p.floats): p for p in reversed(found)}
+    unique = {(p.width, p.ratio, p.precision, p.floats): p for p in reversed(found)}
     best = (p for p in unique.values() if not beaten(p))
     return sorted(best, key=lambda p: (-p.psnr, p.number))
 
@@ -145,45 +151,62 @@ def candidates(generator: Generator, space: Space, progress: Report) -> list[str
     return [x.layer for x in sorted(losses, key=lambda x: x.picture_alone)[: space.layers]]
 
 
-def _need_channels(generator: Generator) -> None:
+def _need_channels(generator: Generator, space: Space) -> None:
+    searched = (("--min-width 1", space.min_width < 1), ("--max-ratio 0", space.max_ratio > 0))
+    without = " ".join(word for word, on in searched if on)
     try:
-        prune(generator, ratio=_STEP)
+        if without:
+            prune(generator, ratio=_STEP)
     except BadInput as problem:
-        raise BadInput(f"{problem}; use --max-ratio 0") from None
+        raise BadInput(f"{problem}; use {without}") from None
 
 
-def _suggested(
-    trial: optuna.Trial, space: Space, layers: Sequence[str]
-) -> tuple[float, str, tuple[str, ...]]:
-    ratio = trial.suggest_float("ratio", 0, space.max_ratio, step=_STEP) if space.max_ratio else 0.0
+def _suggested(trial: optuna.Trial, space: Space, layers: Sequence[str]) -> dict[str, Any]:
+    narrower = ratio = 0.0
+    if space.min_width < 1:
+        most = (1 - space.min_width) // _WIDTH_STEP * _WIDTH_STEP
+        narrower = trial.suggest_float("narrower", 0, most, step=_WIDTH_STEP)
+    if space.max_ratio:
+        ratio = trial.suggest_float("ratio", 0, space.max_ratio, step=_STEP)
     precision = trial.suggest_categorical("precision", list(space.precisions))
-    floats: tuple[str, ...] = ()
+    floats = []
     if precision == "int8":
-        chosen = [x for x in layers if trial.suggest_categorical(f"float {x}", [False, True])]
-        floats = tuple(chosen)
-    return round(ratio, 4), precision, floats
+        floats = [x for x in layers if trial.suggest_categorical(f"float {x}", [False, True])]
+    return {
+        "width": 1 - narrower,
+        "ratio": round(ratio, 4),
+        "precision": precision,
+        "floats": floats,
+    }
 
 
-def pruned(generator: Generator, ratio: float, space: Space, work: Path) -> Generator:
-    """The generator with this share of channels gone, and recovered; kept in `work` for later."""
-    if not ratio:
-        return generator
-    folder = work / f"pruned-{ratio:g}-{space.recover}-{generator.hash()[:12]}"
-    if folder.is_dir():
-        return load_saved(folder, trusted=generator.constructor)
-    made = prune(generator, ratio=ratio)
-    if space.recover:
-        steps = folder.with_name(folder.name + ".steps")
-        made = distill(generator, made, work=steps, steps=space.recover, rate=2e-4)
-        shutil.rmtree(steps)
-    save(made, folder, force=True)
+def shrunk(generator: Generator, width: float, ratio: float, space: Space, work: Path) -> Generator:
+    """The generator's student of this width, then without this share of its channels.
+
+    A student starts from its teacher's most important channels, the same share in every layer. Both
+    learn from the generator for `recover` steps, and are kept in `work` for later.
+    """
+    made = generator
+    for name, share, scope in (("student", 1 - width, "layer"), ("pruned", ratio, "global")):
+        if share <= 0:
+            continue
+        folder = work / f"{name}-{share:g}-{space.recover}-{made.hash()[:12]}"
+        if folder.is_dir():
+            made = load_saved(folder, trusted=generator.constructor)
+            continue
+        made = prune(made, ratio=share, scope=scope)
+        if space.recover:
+            steps = folder.with_name(folder.name + ".steps")
+            made = distill(generator, made, work=steps, steps=space.recover, rate=2e-4)
+            shutil.rmtree(steps)
+        save(made, folder, force=True)
     return made
 
 
 def _written(
     generator: Generator, point: Mapping[str, Any], space: Space, work: Path, out: Path, **more: Any
 ) -> Exported:
-    made = pruned(generator, point["ratio"], space, work)
+    made = shrunk(generator, point["width"], point["ratio"], space, work)
     (done,) = export(
         made, [space.target], precision=point["precision"], cpu=space.cpu, out=out,
         keep=point["floats"], limits=_ANY, **more,
@@ -214,31 +237,29 @@ def search(
 ) -> list[Point]:
     """Runs trials until the study has `trials` finished ones, on whatever machines; all of them.
 
-    work: folder for pruned generators. Each precision without pruning comes first. A trial that
-    fails its audit counts for nothing and is not tried again. Raises BadInput where pruning is
-    wanted and no channel can go, EnvironmentFailed where five trials in a row fail.
+    work: folder for students and pruned generators. Each precision of the whole comes first. A trial that
+    fails its audit counts for nothing and is not tried again. Raises BadInput where
+    channels should go and none can, EnvironmentFailed where five trials in a row fail.
     """
     work.mkdir(parents=True, exist_ok=True)
     layers = study.user_attrs.get("layers")
     if layers is None:
-        if space.max_ratio:
-            _need_channels(generator)
+        _need_channels(generator, space)
         layers = candidates(generator, space, progress)
         study.set_user_attr("layers", layers)
     for precision in space.precisions:
-        plain: dict[str, Any] = {"precision": precision} | (
-            {"ratio": 0.0} if space.max_ratio else {}
-        )
+        plain: dict[str, Any] = {"precision": precision}
+        plain |= {"ratio": 0.0} if space.max_ratio else {}
+        plain |= {"narrower": 0.0} if space.min_width < 1 else {}
         if precision == "int8":
             plain |= {f"float {x}": False for x in layers}
         study.enqueue_trial(plain, skip_if_exists=True)
 
     def measure(trial: optuna.Trial) -> tuple[float, float, float]:
-        ratio, precision, floats = _suggested(trial, space, layers)
-        point = {"ratio": ratio, "precision": precision, "floats": list(floats)}
+        point = _suggested(trial, space, layers)
         trial.set_user_attr("point", point)
         for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            if other.user_attrs.get("point") == point:
+            if {"width": 1.0} | other.user_attrs.get("point", {}) == point:
                 return tuple(other.values)  # type: ignore[return-value]
         with tempfile.TemporaryDirectory(prefix="genedge-") as place:
             try:
@@ -282,7 +303,7 @@ def export_point(
         known = ", ".join(str(n) for n in sorted(found)) or "none"
         raise BadInput(f"trial {number} is not among the finished ones: {known}")
     p = found[number]
-    point = {"ratio": p.ratio, "precision": p.precision, "floats": list(p.floats)}
+    point = {"width": p.width, "ratio": p.ratio, "precision": p.precision, "floats": list(p.floats)}
     work.mkdir(parents=True, exist_ok=True)
     return _written(generator, point, space, work, out, force=force, progress=progress)
 

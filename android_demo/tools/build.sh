@@ -3,8 +3,8 @@
 #   build.sh check      one line and exit code 3 where a program is missing
 #   build.sh core OUT   :core and its tests into OUT/core.jar; the class path into OUT/classpath
 #   build.sh resources OUT  :app's manifest and resources into OUT/app.apk, and R.java, with Debian's aapt
-#   build.sh app OUT    :app against OUT/core.jar, R.java and Android's signatures (see signatures.py);
-#                       but for the three files that call the runtimes' AARs
+#   build.sh app OUT [FOLDER]  :app, all of it, against OUT/core.jar, R.java, Android's signatures (see
+#                       signatures.py) and the stubs of the runtimes' AARs (see runtimes/); FOLDER: other sources
 # What is up to date is not compiled again.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -60,13 +60,12 @@ resources)
 app)
     listing=$here/node_modules/@nativescript/types-android/lib/android/android-platform-37.d.ts
     [ -f "$listing" ] || missing "no signatures of Android; run make android-tools"
-    sources=$demo/app/src/main/kotlin/genedge/demo
+    sources=${3:-$demo/app/src/main/kotlin/genedge/demo}
     rm -rf "$out/android"
     python3 "$here/signatures.py" "$listing" "$sources" "$out/android"
-    mapfile -t compiled < <(grep -LE "^import (ai\.onnxruntime|org\.pytorch)|OnnxRuntime" "$sources"/*.kt)
-    printf 'compiled: %s\n' "${compiled[@]##*/}"
     compile "$out/core.jar:$stdlib:$kotlin/lib/annotations-13.0.jar" "$out/app.jar" \
-        "$out/android" "$out/r" "${compiled[@]}"
+        "$out/android" "$out/r" "$here/runtimes" "$sources"
+    printf 'compiled: %s\n' "$sources"/*.kt
     ;;
 *)
     echo "build.sh: $1 is unknown" >&2

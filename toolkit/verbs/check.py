@@ -28,7 +28,9 @@ def verify(
     reference: Annotated[
         str | None, typer.Option(help="MODEL to recompute the golden pictures with.")
     ] = None,
-    prompts: Annotated[int | None, typer.Option(min=1, help="Golden prompts to use.")] = None,
+    prompts: Annotated[
+        int | None, typer.Option(min=1, help="Of the golden prompts, evenly taken.")
+    ] = None,
     prompts_file: Annotated[
         Path | None,
         typer.Option(help="Other prompts, one on each line; --reference draws them as float."),
@@ -79,6 +81,15 @@ def verify(
     if prompts_file is not None and reference is None:
         raise BadInput("--prompts-file needs --reference MODEL, which draws the prompts as float")
     others = read_prompts(prompts_file) if prompts_file is not None else []
+    distance = None
+    if wanted is not None and any(
+        w.max_feature_distance is not None for w in wanted.entries.values()
+    ):
+        need_torch()
+        from ..perceptual import check_installed, distances
+
+        check_installed()
+        distance = distances
     paths = [artifact_path(a) for a in artifacts]
     stale: list[Any] = []
     limits = Limits(psnr=min_psnr, ssim=min_ssim, bytes=max_bytes, latency=max_latency)
@@ -102,6 +113,7 @@ def verify(
             budget=wanted,
             golden=golden,
             timed=html is not None,
+            distance=distance,
             report=progress,
         )
     found = replace(found, rows=(*found.rows, *stale))
@@ -121,9 +133,13 @@ def verify(
         for table in report.to_tables(found):
             console.print(table)
         print("\n".join(report.notes(found)), end="\n" if report.notes(found) else "")
-        count = found.details[0]["prompts"] if found.details else 0
-        verdict = f"{len(found.failed)} limit(s) missed" if found.failed else "all limits held"
-        print(f"{verdict}: {len(paths)} artifact(s), {count} prompts, {threads} thread(s)")
+        one = found.details[0] if found.details else {"prompts": 0, "golden": 0}
+        count = f"{one['prompts']}" + (
+            f" of {one['golden']}" if one["prompts"] < one["golden"] else ""
+        )
+        print(
+            f"{report.headline(found)}: {len(paths)} artifact(s), {count} prompts, {threads} thread(s)"
+        )
     if update_baseline and accepted is not None:
         write_text(accepted, accepted_text(found, accepted))
         if not quiet:

@@ -21,10 +21,14 @@ def tune(
     precisions: Annotated[
         str, typer.Option(help=f"To choose from, by commas: {', '.join(PRECISIONS)}.")
     ] = "int8,fp32",
+    min_width: Annotated[
+        float,
+        typer.Option(min=0.125, max=1, help="Smallest width of a student; 1 for no students."),
+    ] = 1.0,
     max_ratio: Annotated[
         float, typer.Option(min=0, max=0.9, help="Largest share of channels to prune; 0 for none.")
     ] = 0.5,
-    recover: Annotated[int, typer.Option(min=0, help="Steps of distillation after pruning.")] = 0,
+    recover: Annotated[int, typer.Option(min=0, help="Steps of distillation of each.")] = 0,
     layers: Annotated[int, typer.Option(min=0, max=32, help="Layers to try in float.")] = 4,
     cpu: Annotated[str, typer.Option(help=f"For int8: {', '.join(CPUS)}.")] = "portable",
     storage: Annotated[
@@ -45,7 +49,7 @@ def tune(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Search pruning, precision and float layers for accuracy, size and latency; resumes."""
+    """Search width, pruning, precision and float layers for accuracy, size, latency; resumes."""
     if target not in TARGETS:
         raise BadInput(f"target {target!r} is unknown; use --target {'|'.join(TARGETS)}")
     chosen = tuple(dict.fromkeys(w.strip() for w in precisions.split(",") if w.strip()))
@@ -67,7 +71,7 @@ def tune(
     generator = resolve(model)
     if not generator.golden:
         raise BadInput(f"{generator.name} lists no golden prompts; nothing could be compared")
-    space = tuning.Space(target, cpu, chosen, max_ratio, recover, layers)
+    space = tuning.Space(target, cpu, chosen, max_ratio, recover, layers, min_width)
     if not storage:
         try:
             work.mkdir(parents=True, exist_ok=True)
@@ -103,13 +107,13 @@ def _print_front(best: list, total: int, url: str) -> None:  # type: ignore[type
     from rich.table import Table
 
     table = Table(header_style="bold")
-    for name in ("trial", "PSNR, dB", "MB", "ms", "pruned", "precision"):
+    for name in ("trial", "PSNR, dB", "MB", "ms", "width", "pruned", "precision"):
         table.add_column(name, justify="right")
     table.add_column("float layers")
     for p in best:
         table.add_row(
             str(p.number), f"{p.psnr:.1f}", f"{p.bytes / 1e6:.2f}", f"{p.latency:.2f}",
-            f"{p.ratio:g}", p.precision, ", ".join(p.floats),
+            f"{p.width:g}", f"{p.ratio:g}", p.precision, ", ".join(p.floats),
         )  # fmt: skip
     Console().print(table)
     print(f"{len(best)} of {total} trials are on the front; --export TRIAL writes one ({url})")

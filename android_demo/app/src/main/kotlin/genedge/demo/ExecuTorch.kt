@@ -14,7 +14,10 @@ object ExecuTorch : Runtime {
     override fun load(file: File, component: Component, threads: Int): Runner {
         val module = Module.load(file.path, Module.LOAD_MODE_MMAP, threads)
         try {
-            module.loadMethod("forward") // a damaged or foreign file is found here, not at the first picture
+            // A damaged or foreign file is found here, not at the first picture. Older versions return a
+            // number, newer ones throw and return nothing.
+            val told: Any = module.loadMethod("forward")
+            if (told is Int && told != 0) throw IllegalStateException("error $told of ExecuTorch")
         } catch (problem: Throwable) {
             module.destroy()
             throw problem

@@ -18,7 +18,7 @@ class Verdict(val artifact: Artifact, val report: Report?, val problem: String?)
         if (report == null) return listOf("$head, $problem")
         return listOf(head) + report.rows.map { row ->
             val limit = if (row.limit.isEmpty()) "" else " (${row.limit}) ${if (row.passed) "✓" else "✗"}"
-            "${row.metric} ${row.value}$limit"
+            "${row.metric} ${row.value}$limit" + if (row.note.isEmpty()) "" else ": ${row.note}"
         }
     }
 }

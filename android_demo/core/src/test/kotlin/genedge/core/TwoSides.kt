@@ -90,7 +90,7 @@ private fun verifyWith(folder: File, output: File, command: List<String>) {
     val artifact = readArtifact(folder)
     val report = load(artifact, { file, component, threads -> OtherProcess(command, file, component, threads) }, 1)
         .use { verify(it) }
-    val rows = report.rows.map { mapOf("metric" to it.metric, "value" to it.number, "limit" to it.limit, "passed" to it.passed) }
+    val rows = report.rows.map { mapOf("metric" to it.metric, "value" to it.number, "limit" to it.limit, "passed" to it.passed, "note" to it.note) }
     output.writeText(Gson().toJson(rows))
 }
 

@@ -54,7 +54,7 @@ class VerifyTest {
 
     @Test
     fun `white that became off-white fails by its name`() {
-        val report = verify(drawing(golden { _, level -> minOf(level, 250) }), prompts = 8)
+        val report = verify(drawing(golden { _, level -> minOf(level, 250) }))
         assertFalse(report.rows.first { it.metric == "flat_kept" }.passed)
         assertFalse(report.passed)
     }
@@ -62,8 +62,42 @@ class VerifyTest {
     @Test
     fun `black pictures are called no drawing`() {
         val black = List(64) { Tensor.Floats(FloatArray(4 * 64 * 64) { if (it < 3 * 64 * 64) 0f else 1f }, signature.output.shape) }
-        val report = verify(drawing(black), prompts = 3)
-        assertEquals(3, report.rows.count { it.metric == "suspicious" && "is black" in it.value })
+        val row = verify(drawing(black)).rows.single { it.metric == "suspicious" }
+        assertEquals("64 of 64 pictures", row.value)
+        assertTrue(row.note, "is black" in row.note && " and 63 more)" in row.note)
+        assertFalse(row.passed)
+    }
+
+    private fun note(answers: List<Tensor>): String =
+        verify(drawing(answers)).rows.first { it.metric == "psnr_db" }.note
+
+    @Test
+    fun `swapped channels and shifted pixels are named`() {
+        val size = signature.output.shape[3]
+        fun moved(from: (channel: Int, x: Int, y: Int) -> Triple<Int, Int, Int>): List<Tensor> = golden().map { one ->
+            val values = (one as Tensor.Floats).values
+            Tensor.Floats(FloatArray(values.size) { at ->
+                val (c, x, y) = from(at / (size * size), at % size, at / size % size)
+                values[(c * size + y) * size + x]
+            }, one.shape)
+        }
+        val up = (1..size).map { it % size }
+        assertTrue("swapped channels (BGR for RGB)" in note(moved { c, x, y -> Triple(if (c < 3) 2 - c else c, x, y) }))
+        val shifted = note(moved { c, x, y -> Triple(c, x, up[y]) })
+        assertTrue(shifted, "the picture is shifted up by one pixel" in shifted)
+        val half = note(moved { c, x, y -> Triple(c, x, if (x >= size / 2) up[y] else y) })
+        assertTrue(half, "the right half is shifted up by one pixel" in half)
+        assertEquals("", note(golden()))
+    }
+
+    @Test
+    fun `a CPU that saturates is named`() {
+        fun made(cpu: String) = read(tinyManifest { it.addProperty("cpu", cpu) })
+        assertEquals(null, cpuProblem(made("portable"), "x86_64") { "" })
+        assertEquals(null, cpuProblem(made("arm"), "aarch64") { "" })
+        assertEquals(null, cpuProblem(made("vnni"), "x86_64") { "flags : avx_vnni" })
+        val why = cpuProblem(made("arm"), "x86_64") { "flags : avx2" }
+        assertEquals("exported for arm; this CPU has no VNNI, 8-bit weights saturate", why)
     }
 
     @Test

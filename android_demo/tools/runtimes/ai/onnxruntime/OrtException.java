@@ -1,0 +1,4 @@
+package ai.onnxruntime;
+
+/** A stub: see ../../README.md. */
+public class OrtException extends Exception {}
