@@ -147,11 +147,11 @@ class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[
             least = torch.where(better, error, least)
             scale = torch.where(better, step, scale)
         given = grid_steps(rows)
-        kept = given > 0
+        kept = (given > 0) & (rows != 0).any(1)
         if self.portable:
             counts = rows / given.where(kept, 1.0)[:, None]
             kept &= largest_pair(counts.round().view(self.weight.shape)) <= PAIR
-        return torch.where(kept, given.clamp(min=self.eps.item()), scale), zero
+        return torch.where(kept, given, scale), zero
 
 
 class PortableWeightObserver(PerChannelSquaredErrorObserver):

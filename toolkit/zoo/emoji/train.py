@@ -18,12 +18,12 @@ from genedge.toolkit.train import Report
 
 from . import data
 from .captions import PAD, Captions, captions_of, load_trained, train_tokenizer
-from .codes import fit_codes, grown, one_hot
+from .codes import fit_codes, grown
 from .model import CODE_CHANNELS, MEANINGS, TOKENS, VOCABULARY, Decoder, TextSide
 from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
-from .settle import equalized, settle
+from .settle import settle
 from .sharpen import Discriminator
-from .text import PromptBatches, codes_of_names, fit_text, joined, judge_prompts
+from .text import PromptBatches, codes_of_names, fit_text, judge_prompts
 
 PHASES = ["codes", "text", "joint", "sharpen", "settle"]
 ONWARD = {"text": 2500, "joint": 9000}  # steps where a trained generator goes on
@@ -111,7 +111,7 @@ def golden_prompts(art: data.Art, captions: Captions) -> tuple[str, ...]:
 def blend(module: nn.Module, other: nn.Module, share: float = SHARE_OF_JOINT) -> None:
     """Moves each weight of `module` towards `other`'s, in place (Wortsman et al., ICML 2022).
 
-    A quarter of the way from the sharpened weights to the joint ones int8 keeps every limit on each
+    A quarter of the way from the settled weights to the joint ones int8 keeps every limit on each
     target, and sharpness and R@1 stay within their goals.
     """
     for mine, theirs in zip(module.parameters(), other.parameters(), strict=True):
@@ -131,7 +131,7 @@ def load_data(cache: Path, report: Report) -> data.Art:
 def from_nothing(
     art: data.Art, tokenizer: Path, work: Path, report: Report
 ) -> tuple[TextSide, Decoder]:
-    """The five phases: codes, text, joint, sharpen, settle."""
+    """The five phases: codes, text, joint, sharpen, settle; the last is blended with joint."""
     captions = captions_of(art)
     if not tokenizer.exists():
         train_tokenizer(captions, tokenizer)
@@ -154,7 +154,7 @@ def finished(
     steps: int,
     rates: tuple[float, float],
 ) -> tuple[TextSide, Decoder]:
-    """The phases that see pictures: joint, sharpen blended with joint, settle.
+    """The phases that see pictures: joint, sharpen, settle; the last is blended with joint.
 
     steps and rates: of joint.
     """
@@ -181,16 +181,10 @@ def finished(
         rates=(1e-4, 2e-4),
         critic=Discriminator(),
     )
+    text, decoder = settle(art, batches, text, decoder, work, report)
     blend(text, joint[0])
     blend(decoder, joint[1])
-    random = np.random.default_rng(7)
-    names = batches.names(random.choice(batches.captions.rows, 64), random)
-    words = batches.keywords(random, 64)
-    with torch.no_grad():
-        codes = text(joined(names[0], words[0]), torch.cat([names[1], words[1]])).split(1)
-    styles = one_hot(torch.arange(len(codes)) % len(data.STYLES)).split(1)
-    decoder = equalized(decoder, list(zip(codes, styles, strict=True)))
-    return settle(art, batches, text, decoder, work, report)
+    return text, decoder
 
 
 def onward(
