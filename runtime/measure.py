@@ -47,8 +47,8 @@ def measure(
         raise BadInput(f"{directory} has no golden prompts; export it again")
     pipeline = load(directory, threads, check=False)
     feeds = [
-        pipeline.prepare(p, s)
-        for p, s in zip(true.prompts[:count], true.seeds[:count], strict=True)
+        pipeline.prepare(true.prompts[i], true.seeds[i], images=true.images_of(i))
+        for i in range(count)
     ]
     true, reference = _trusted(true, count)
     pictures, odd = _drawn(pipeline, feeds, true.pictures)

@@ -83,6 +83,10 @@ def golden_of(generator: Generator, simulation: Generator | None, progress: Prog
         np.stack(pictures),
         np.stack(others) if others else None,
         input_hashes(generator.signature, feeds),
+        images={
+            n: np.stack([generator.images_of(p)[n] for p in generator.golden])
+            for n in generator.signature.images
+        },
     )
 
 

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genedge.runtime.artifact import writing
-from genedge.runtime.errors import BadInput
+from genedge.runtime.errors import BadInput, GenedgeError
+from genedge.runtime.image import image_values
 from genedge.runtime.picture import to_pixels
 from genedge.runtime.run import Feed, prepare
 from genedge.runtime.signature import Signature, signature_from_json
@@ -27,6 +29,7 @@ from genedge.runtime.tokenizer import PromptTokenizer, load_tokenizer
 from . import channels
 
 GENERATOR_FILE, TOKENIZER_FILE = "generator.json", "tokenizer.json"
+PICTURES_FILE = "pictures.npz"
 _SCHEMA = 2  # 1 has no kept channels, and constructors of CONSTRUCTORS alone
 
 # Constructors by name: a saved generator names one of these, or package.module:function.
@@ -53,7 +56,9 @@ class Generator:
 
     components run in order, each reading named tensors and adding its own. calibration: prompts
     that int8 ranges are measured on. golden: prompts that artifacts are verified with; none of the
-    two lists holds a prompt of the other. history: one row per pass that made it.
+    two lists holds a prompt of the other. pictures: for a generator with image inputs, by prompt of
+    both lists (there a mere name) and by input, uint8 (H, W, C). history: one row per pass that made
+    it.
     """
 
     name: str
@@ -65,10 +70,25 @@ class Generator:
     golden: tuple[str, ...] = ()
     constructor: str = ""
     history: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+    pictures: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
-    def prepare(self, prompt: str, seed: int, style: str = "") -> Feed:
-        """Inputs for one picture; see genedge.runtime.run.prepare."""
-        return prepare(self.signature, self.tokenizer, prompt, seed, style)
+    def images_of(self, prompt: str) -> Mapping[str, np.ndarray]:
+        """What the image inputs are fed for a prompt that the generator lists; {} for others."""
+        return self.pictures.get(prompt, {})
+
+    def prepare(
+        self,
+        prompt: str,
+        seed: int,
+        style: str = "",
+        images: Mapping[str, np.ndarray] | None = None,
+    ) -> Feed:
+        """Inputs for one picture; see genedge.runtime.run.prepare.
+
+        images: by image input; where None, those that the generator lists for this prompt.
+        """
+        images = self.images_of(prompt) if images is None else images
+        return prepare(self.signature, self.tokenizer, prompt, seed, style, images)
 
     @torch.no_grad()
     def tensors(self, feed: Feed) -> dict[str, Tensor]:
@@ -133,6 +153,13 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
             )
             (folder / f"{component.name}.safetensors").chmod(0o644)  # the library writes 0600
         (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
+        if generator.pictures:
+            arrays = {
+                f"{which}:{n}": np.stack([generator.pictures[p][n] for p in prompts])
+                for which, prompts in _lists(generator.calibration, generator.golden).items()
+                for n in generator.signature.images
+            }
+            np.savez_compressed(folder / PICTURES_FILE, allow_pickle=False, **arrays)  # type: ignore[arg-type]
         row = {
             "schema": _schema_of(generator),
             "name": generator.name,
@@ -148,6 +175,31 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
             "history": list(generator.history),
         }
         (folder / GENERATOR_FILE).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n")
+
+
+def _lists(calibration: tuple[str, ...], golden: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    both = {"calibration": calibration, "golden": golden}
+    return {k: v for k, v in both.items() if v}
+
+
+def _read_pictures(
+    path: Path, signature: Signature, lists: Mapping[str, tuple[str, ...]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Raises BadInput where the file is missing, damaged, or lacks a picture."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for which, prompts in lists.items():
+                for name, spec in signature.images.items():
+                    stack = arrays[f"{which}:{name}"]
+                    for prompt, levels in zip(prompts, stack, strict=True):
+                        image_values(levels, name, spec)
+                        found.setdefault(prompt, {})[name] = levels
+    except BadInput:
+        raise
+    except (OSError, LookupError, ValueError, zipfile.BadZipFile) as problem:
+        raise BadInput(f"{path} is missing or damaged ({problem})") from None
+    return found
 
 
 def _schema_of(generator: Generator) -> int:
@@ -235,6 +287,9 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
             raise BadInput(f"{file} does not fit: {reason}") from None
         except Exception as problem:  # safetensors raises its own bare kinds
             raise BadInput(f"{file} is missing or damaged ({problem})") from None
+    pictures: dict[str, dict[str, np.ndarray]] = {}
+    if signature.images:
+        pictures = _read_pictures(directory / PICTURES_FILE, signature, _lists(*prompts))
     tokenizer = None
     if signature.tokenizer is not None:
         tokenizer = load_tokenizer(directory / TOKENIZER_FILE, dict(signature.tokenizer))
@@ -248,7 +303,19 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
         golden=prompts[1],
         constructor=str(row["constructor"]),
         history=tuple(row["history"]),
+        pictures=pictures,
     )
+
+
+def _called(function: Callable[..., Any], name: str) -> Any:
+    """What the user's own function returns; whatever it raises becomes one line."""
+    try:
+        return function()
+    except GenedgeError:
+        raise
+    except Exception as problem:
+        line = (str(problem).strip().splitlines() or [""])[0][:200]
+        raise BadInput(f"{name} raised {type(problem).__name__}: {line}") from problem
 
 
 def resolve(model: str) -> Generator:
@@ -264,7 +331,12 @@ def resolve(model: str) -> Generator:
     if at and ":" in function:
         return load_saved(Path(folder), trusted=function)
     if ":" in model:
-        made = named(model)()
+        made = _called(named(model), model)
+        if isinstance(made, nn.Module):
+            raise BadInput(
+                f"{model} returned a module without a description; return "
+                f"genedge.toolkit.own.generator_of(module, inputs=…, output=…) (docs/own.md)"
+            )
         if not isinstance(made, Generator):
             raise BadInput(f"{model} returned {type(made).__name__}, not a Generator")
         return made if made.constructor else replace(made, constructor=model)
