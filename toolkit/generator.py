@@ -33,7 +33,10 @@ PICTURES_FILE = "pictures.npz"
 _SCHEMA = 2  # 1 has no kept channels, and constructors of CONSTRUCTORS alone
 
 # Constructors by name: a saved generator names one of these, or package.module:function.
-CONSTRUCTORS = {"emoji": "genedge.toolkit.zoo.emoji:components"}
+CONSTRUCTORS = {
+    "emoji": "genedge.toolkit.zoo.emoji:components",
+    "upscale": "genedge.toolkit.zoo.upscale:components",
+}
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def golden_seed(index: int) -> int:
 def save(generator: Generator, directory: Path, force: bool = False, half: bool = False) -> None:
     """Writes generator.json, <component>.safetensors and tokenizer.json, whole or not at all.
 
-    half: stores weights as float16. Raises what genedge.runtime.artifact.writing raises, and
+    half: stores weights of two or more axes as float16. Raises what genedge.runtime.artifact.writing raises, and
     BadInput for a generator without a constructor's name.
     """
     if generator.constructor not in CONSTRUCTORS and ":" not in generator.constructor:
@@ -144,11 +147,10 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
             f"`constructor` to the package.module:function that makes it"
         )
     with writing(directory, force) as folder:
-        dtype = torch.float16 if half else torch.float32
         for component in generator.components:
             weights = component.module.state_dict().items()
             save_file(
-                {k: v.to(dtype).contiguous() for k, v in weights},
+                {k: v.to(_dtype(v, half)).contiguous() for k, v in weights},
                 folder / f"{component.name}.safetensors",
             )
             (folder / f"{component.name}.safetensors").chmod(0o644)  # the library writes 0600
@@ -175,6 +177,10 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
             "history": list(generator.history),
         }
         (folder / GENERATOR_FILE).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n")
+
+
+def _dtype(tensor: Tensor, half: bool) -> torch.dtype:
+    return torch.float16 if half and tensor.dim() > 1 else torch.float32
 
 
 def _lists(calibration: tuple[str, ...], golden: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

@@ -56,6 +56,8 @@ _MOVES = {
     _aten.flatten.using_ints,
     _aten.pixel_shuffle.default,
 }
+# What gives nothing but numbers of its input.
+_COPIES = _MOVES | {_aten.upsample_nearest2d.vec, _aten.upsample_nearest2d.default}
 _KEY = "quantization_annotation"
 # Ways to set the range of an activation; each component takes the one that serves it better.
 OBSERVERS: dict[str, Any] = {
@@ -162,6 +164,7 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
         portable: bool = False,
         keep: Iterable[str] = (),
         observer: Any = HistogramObserver,
+        levels: Mapping[str, QuantizationSpec] | None = None,
     ) -> None:
         super().__init__()
         weight = PortableWeightObserver if portable else PerChannelSquaredErrorObserver
@@ -181,6 +184,14 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
             ch_axis=0,
         )
         self.keep = tuple(keep)
+        self.levels = dict(levels or {})
+
+    def _input(self, node: Node) -> QuantizationSpec:
+        """How what a layer reads is rounded: pictures, enlarged or not, keep their 256 levels."""
+        source = node
+        while source.target in _COPIES:
+            source = source.args[0]
+        return self.levels.get(source.name, self.activation)
 
     def _kept(self, node: Node) -> bool:
         stack = node.meta.get("nn_module_stack") or {}
@@ -195,9 +206,9 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
             if node.op != "call_function" or self._kept(node):
                 continue
             if node.target in _WEIGHTED:
-                inputs = {node.args[0]: self.activation, node.args[1]: self.weight}
+                inputs = {node.args[0]: self._input(node.args[0]), node.args[1]: self.weight}
             elif node.target in _BINARY and all(_is_float(a) for a in node.args[:2]):
-                inputs = dict.fromkeys(node.args[:2], self.activation)
+                inputs = {a: self._input(a) for a in node.args[:2]}
             elif node.target in _MOVES and _KEY in node.args[0].meta:
                 shared = SharedQuantizationSpec(node.args[0])
                 node.meta[_KEY] = QuantizationAnnotation({node.args[0]: shared}, shared, True)
@@ -261,7 +272,8 @@ def calibrate(
                 fed = [tuple(t[n] for n in component.inputs) for t in few]
                 equalize(graph, fed, EQUALIZED[way])
             floats[component.name, way] = copy.deepcopy(graph)
-            quantizer = CommonQuantizer(cpu == "portable", mine, OBSERVERS[way])
+            levels = image_levels(generator, component, graph)
+            quantizer = CommonQuantizer(cpu == "portable", mine, OBSERVERS[way], levels)
             prepared[component.name, way] = prepare_pt2e(graph, quantizer)
     for i, prompt in enumerate(prompts):
         tensors = generator.tensors(generator.prepare(prompt, seed=i))
@@ -274,6 +286,21 @@ def calibrate(
     for graph in prepared.values():
         raise_floors(graph)
     return prepared, floats
+
+
+def image_levels(
+    generator: Generator, component: Component, graph: GraphModule
+) -> dict[str, QuantizationSpec]:
+    """By placeholder: the grid of 256 levels of each image input, on which rounding is exact."""
+    places = [n.name for n in graph.graph.nodes if n.op == "placeholder"]
+    found = {}
+    for place, name in zip(places, component.inputs, strict=True):
+        spec = generator.signature.images.get(name)
+        step = (spec.high - spec.low) / 255 if spec else 0.0
+        zero = -128 - round(spec.low / step) if spec else 0
+        if spec and -128 <= zero <= 127 and abs(spec.low / step - round(spec.low / step)) < 1e-6:
+            found[place] = replace(_GREY_LEVELS, scale=step, zero_point=zero)
+    return found
 
 
 def _compared(generator: Generator, calibration: int) -> list[dict[str, Tensor]]:
