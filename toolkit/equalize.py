@@ -79,7 +79,9 @@ def _backward(graph: GraphModule, node: Any, group: Group, repeat: int) -> bool:
     if node.target in _LAYERS:
         group.writers[node] = repeat
         return _plain(graph, node)
-    count = 1 if node.target is _aten.prelu.default else 2  # its slopes are no tensor that is scaled
+    count = (
+        1 if node.target is _aten.prelu.default else 2
+    )  # its slopes are no tensor that is scaled
     sources = [a for a in node.args[:count] if isinstance(a, Node)]
     if node.target is _aten.pixel_shuffle.default:
         return repeat == 1 and _backward(graph, sources[0], group, int(str(node.args[1])) ** 2)
