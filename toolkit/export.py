@@ -37,8 +37,8 @@ from genedge.runtime.verify import DEFAULTS, Limits, judge
 
 from .fallback import keep_float
 from .generator import TOKENIZER_FILE, Generator, golden_seed
-from .programs import float_programs
 from .quantize import Quantized, quantize, simulated
+from .replace import float_programs
 from .saturation import preflight
 from .taps import layer_names
 

@@ -60,11 +60,3 @@ def _is_random(node: Node) -> bool:
     given = dict(zip(names, node.args, strict=False)) | node.kwargs
     switches = [n for n in names if n in _DROPOUT]
     return not switches or all(bool(given.get(n, 0)) for n in switches)
-
-
-def float_programs(generator: Generator) -> dict[str, ExportedProgram]:
-    """One program per component."""
-    return {
-        c.name: export_module(c.module.eval(), example_inputs(generator, c))
-        for c in generator.components
-    }

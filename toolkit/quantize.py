@@ -39,6 +39,7 @@ from .bias import correct_last_bias, push_flat_outwards
 from .equalize import equalize
 from .generator import Component, Generator
 from .programs import example_inputs, export_module
+from .replace import FLOAT, float_graph
 from .saturation import safe_step
 
 _aten = torch.ops.aten
@@ -197,6 +198,8 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
         return self.levels.get(source.name, self.activation)
 
     def _kept(self, node: Node) -> bool:
+        if FLOAT in node.meta:
+            return True
         stack = node.meta.get("nn_module_stack") or {}
         paths = [path for path, _ in stack.values()]
         name = layer_name(node)
@@ -212,9 +215,9 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
                 inputs = {node.args[0]: self._input(node.args[0]), node.args[1]: self.weight}
             elif node.target in _BINARY and all(_is_float(a) for a in node.args[:2]):
                 inputs = {a: self._input(a) for a in node.args[:2]}
-            elif node.target in _MOVES and _KEY in node.args[0].meta:
-                shared = SharedQuantizationSpec(node.args[0])
-                node.meta[_KEY] = QuantizationAnnotation({node.args[0]: shared}, shared, True)
+            elif (source := _moved(node)) is not None and _KEY in source.meta:
+                shared = SharedQuantizationSpec(source)
+                node.meta[_KEY] = QuantizationAnnotation({source: shared}, shared, True)
                 continue
             else:
                 continue
@@ -237,6 +240,14 @@ def _is_float(value: object) -> bool:
         return False
     tensor = value.meta.get("val")
     return isinstance(tensor, Tensor) and tensor.dtype == torch.float32
+
+
+def _moved(node: Node) -> Node | None:
+    """What a node only moves or repeats; None where it computes."""
+    if node.target is _aten.cat.default:
+        parts = set(node.args[0])  # type: ignore[arg-type]
+        return parts.pop() if len(parts) == 1 else None
+    return node.args[0] if node.target in _MOVES else None  # type: ignore[return-value]
 
 
 def _ends_in_grey(node: Node) -> bool:
@@ -270,7 +281,7 @@ def calibrate(
         ]
         module, example = with_int8_tables(component.module), example_inputs(generator, component)
         for way in ways[component.name]:
-            graph = export_module(module, example).module()
+            graph = float_graph(module, example)
             if way in EQUALIZED:
                 fed = [tuple(t[n] for n in component.inputs) for t in few]
                 chain = any(n.target is _aten.prelu.default for n in graph.graph.nodes)
