@@ -44,10 +44,17 @@ from .saturation import safe_step
 
 _aten = torch.ops.aten
 _WEIGHTED = {_aten.conv2d.default, _aten.linear.default}
+_TRANSPOSED = _aten.conv_transpose2d.input
 _BINARY = {_aten.add.Tensor, _aten.mul.Tensor}
 ACTIVATIONS = {_aten.relu.default, _aten.hardtanh.default}
 # What counts as a layer where losses are told apart: the weighted ones first.
-LAYERS = (_aten.conv2d.default, _aten.linear.default, _aten.add.Tensor, _aten.mul.Tensor)
+LAYERS = (
+    _aten.conv2d.default,
+    _aten.linear.default,
+    _TRANSPOSED,
+    _aten.add.Tensor,
+    _aten.mul.Tensor,
+)
 _MOVES = {
     _aten.view.default,
     _aten.reshape.default,
@@ -139,7 +146,7 @@ class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[
         return super().forward(x)  # type: ignore[no-any-return]
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        scale, zero = super().calculate_qparams()
+        scale, zero = PerChannelMinMaxObserver.calculate_qparams(self)
         rows = self.weight.flatten(1)
         largest = rows.abs().amax(1).clamp(min=self.eps.item())
         floor = safe_step(self.weight) if self.portable else torch.zeros_like(largest)
@@ -155,6 +162,27 @@ class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[
 
 
 class PortableWeightObserver(PerChannelSquaredErrorObserver):
+    """The same, with steps so wide that no pair of products overflows 16 bits on AVX2."""
+
+    portable = True
+
+
+class PerChannelTransposedObserver(PerChannelMinMaxObserver):  # type: ignore[misc]
+    """Weights of a transposed convolution, (in, out, H, W): the same search along axis 1.
+
+    torchao hands an observer its axis only where its class has PerChannel in the name.
+    """
+
+    portable = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight = x.detach().transpose(0, 1)
+        return super().forward(x)  # type: ignore[no-any-return]
+
+    calculate_qparams = PerChannelSquaredErrorObserver.calculate_qparams
+
+
+class PortablePerChannelTransposedObserver(PerChannelTransposedObserver):
     """The same, with steps so wide that no pair of products overflows 16 bits on AVX2."""
 
     portable = True
@@ -187,6 +215,14 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
             qscheme=torch.per_channel_symmetric,
             ch_axis=0,
         )
+        transposed = (
+            PortablePerChannelTransposedObserver if portable else PerChannelTransposedObserver
+        )
+        self.transposed = replace(
+            self.weight,
+            observer_or_fake_quant_ctr=transposed.with_args(eps=2**-16),
+            ch_axis=1,
+        )
         self.keep = tuple(keep)
         self.levels = dict(levels or {})
 
@@ -213,6 +249,8 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
                 continue
             if node.target in _WEIGHTED:
                 inputs = {node.args[0]: self._input(node.args[0]), node.args[1]: self.weight}
+            elif node.target is _TRANSPOSED and _one_group(node):
+                inputs = {node.args[0]: self._input(node.args[0]), node.args[1]: self.transposed}
             elif node.target in _BINARY and all(_is_float(a) for a in node.args[:2]):
                 inputs = {a: self._input(a) for a in node.args[:2]}
             elif (source := _moved(node)) is not None and _KEY in source.meta:
@@ -240,6 +278,11 @@ def _is_float(value: object) -> bool:
         return False
     tensor = value.meta.get("val")
     return isinstance(tensor, Tensor) and tensor.dtype == torch.float32
+
+
+def _one_group(node: Node) -> bool:
+    """Whether a transposed convolution mixes all channels: XNNPACK has no others in int8."""
+    return len(node.args) <= 6 or node.args[6] == 1
 
 
 def _moved(node: Node) -> Node | None:
@@ -336,7 +379,7 @@ def layer_name(node: Node) -> str:
     """
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     path = str(stack[-1][0]) if stack else ""
-    return path if node.target in LAYERS[:2] else f"{path}:{node.name}"
+    return path if node.target in LAYERS[:3] else f"{path}:{node.name}"
 
 
 def quantize(

@@ -236,6 +236,51 @@ def replace_modulated(graph: GraphModule) -> int:
     return count
 
 
+def replace_demodulation(graph: GraphModule) -> int:
+    """Σ (w · s)² over all but the output channels → (Σ w²) · s², a product of a matrix and a vector."""
+    count = 0
+    for node in list(graph.graph.nodes):
+        square = node.args[0] if node.target is _aten.sum.dim_IntList else None
+        scaled = _squared(square)
+        shape = tuple(n for n in _shape(scaled) if n)
+        if scaled is None or len(shape) != 5 or shape[0] != 1:
+            continue
+        if sorted(a % 5 for a in node.args[1]) != [2, 3, 4]:
+            continue
+        found = _factors(scaled, shape[1:])
+        if found is None or not found[1] or found[2]:
+            continue
+        static = _value(graph, found[0]).reshape(shape[1:])
+        name = f"_squares_{node.name}"
+        squares = static.square().sum((2, 3))
+        graph.register_parameter(name, nn.Parameter(squares, False))
+        with graph.graph.inserting_before(node):
+            kept = graph.graph.get_attr(name)
+            kept.meta = {"val": squares}
+
+        def written(w: Tensor, *factors: Tensor, out: tuple[int, ...] = _shape(node)) -> Tensor:
+            row = factors[0].reshape(1, -1)
+            for factor in factors[1:]:
+                row = row * factor.reshape(1, -1)
+            return torch.matmul(w, (row * row).mT).reshape(out)
+
+        _write(graph, node, written, [kept, *found[1]], in_float=True)
+        count += 1
+    return count
+
+
+def _squared(node: Any) -> Node | None:
+    """x of x², however it is written."""
+    if not isinstance(node, Node):
+        return None
+    if node.target is _aten.pow.Tensor_Scalar and node.args[1] == 2:
+        return node.args[0]  # type: ignore[return-value]
+    if node.target is _aten.square.default:
+        return node.args[0]  # type: ignore[return-value]
+    same = node.target is _aten.mul.Tensor and node.args[0] is node.args[1]
+    return node.args[0] if same else None  # type: ignore[return-value]
+
+
 def _factors(weight: Node, shape: tuple[int, ...]) -> tuple[Node, list[Node], list[Node]] | None:
     """(static weights, factors by input channel, by output channel), where the weights are these."""
     size = int(torch.Size(shape).numel())
@@ -295,4 +340,10 @@ def _keep_float(node: Node) -> None:
         _keep_float(other)
 
 
-PASSES = (replace_group_norm, replace_attention, replace_nearest, replace_modulated)
+PASSES = (
+    replace_group_norm,
+    replace_attention,
+    replace_nearest,
+    replace_demodulation,
+    replace_modulated,
+)
