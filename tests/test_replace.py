@@ -97,3 +97,21 @@ def test_what_would_change_something_is_left_alone(monkeypatch):
     )
     assert found >= 100
     assert aten.relu.default in operators
+
+
+class Gain(nn.Module):
+    """A layer with an equalized learning rate, and an embedding of a fixed time."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 5))
+        self.time = nn.Linear(4, 6)
+
+    def forward(self, x):
+        return F.linear(x, self.weight * 0.3) + self.time(torch.ones(x.shape[0], 4) * 0.5)
+
+
+def test_what_depends_on_no_input_is_computed_once():
+    found, operators = decibels(Gain(), torch.randn(1, 5))
+    assert found >= 100
+    assert operators == {aten.linear.default, aten.add.Tensor}

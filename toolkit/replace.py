@@ -26,6 +26,7 @@ PROOF_DB = 100.0
 # In a node's meta: this operator stays float under int8 (parts of a norm, of attention).
 FLOAT = "genedge_float"
 _aten = torch.ops.aten
+_SMALL = 4096  # numbers
 _NEAREST = (_aten.upsample_nearest2d.vec, _aten.upsample_nearest2d.default)
 _SHAPES = (_aten.view.default, _aten.reshape.default, _aten.unsqueeze.default, _aten.squeeze.dim)
 
@@ -103,6 +104,38 @@ def _write(
     node.replace_all_uses_with(last)
     graph.graph.erase_node(node)
     return last
+
+
+def fold_constants(graph: GraphModule) -> int:
+    """What depends on no input is computed once: a time embedding, weights times a fixed gain.
+
+    OpenVINO refuses an int8 layer that reads a constant. Folded only where the result is no larger
+    than what it is made of, or small.
+    """
+    count = 0
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function" or not _static(node) or not _shape(node):
+            continue
+        if node.users and all(_static(u) and u.op == "call_function" for u in node.users):
+            continue  # its user is folded, and it with it
+        value = _value(graph, node)
+        sizes = [n.meta["val"].numel() for n in _parameters(node) if "val" in n.meta]
+        if value.numel() > max([_SMALL, *sizes]):
+            continue
+        name = f"_folded_{node.name}"
+        graph.register_parameter(name, nn.Parameter(value.clone(), False))
+        with graph.graph.inserting_before(node):
+            kept = graph.graph.get_attr(name)
+        kept.meta = {"val": value}
+        node.replace_all_uses_with(kept)
+        graph.graph.erase_node(node)
+        count += 1
+    return count
+
+
+def _parameters(node: Node) -> set[Node]:
+    inputs = [_parameters(n) for n in node.all_input_nodes]
+    return {node} if node.op == "get_attr" else set().union(*inputs)
 
 
 def group_norm(x: Tensor, groups: int, eps: float) -> Tensor:
@@ -341,6 +374,7 @@ def _keep_float(node: Node) -> None:
 
 
 PASSES = (
+    fold_constants,
     replace_group_norm,
     replace_attention,
     replace_nearest,
