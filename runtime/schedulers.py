@@ -7,6 +7,7 @@ alpha and alphas_cumprod the signal's share, denoised (x0) what the model thinks
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,16 +19,17 @@ from .errors import BadInput
 
 _ONLY = "only"  # marks a parameter of which nothing but the default is known here
 # Parameters of other algorithms, which diffusers leaves in a config and its class then ignores.
-_OF_OTHERS = {
-    "beta_end", "beta_schedule", "beta_start", "clip_sample", "clip_sample_range",
-    "dynamic_thresholding_ratio", "interpolation_type", "lambda_min_clipped", "prediction_type",
-    "rescale_betas_zero_snr", "sample_max_value", "set_alpha_to_one", "skip_prk_steps",
-    "solver_order", "solver_type", "steps_offset", "thresholding", "timestep_spacing",
-    "timestep_type", "trained_betas", "use_karras_sigmas", "use_exponential_sigmas",
-    "use_beta_sigmas", "variance_type", "algorithm_type", "euler_at_final", "final_sigmas_type",
-    "lower_order_final", "sigma_min", "sigma_max", "use_lu_lambdas", "original_inference_steps",
-    "timestep_scaling", "flow_shift", "use_flow_sigmas",
-}  # fmt: skip
+_OF_OTHERS = set(
+    """
+    algorithm_type beta_end beta_schedule beta_start clip_sample clip_sample_range
+    dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift interpolation_type
+    lambda_min_clipped lower_order_final original_inference_steps prediction_type
+    rescale_betas_zero_snr sample_max_value set_alpha_to_one sigma_max sigma_min skip_prk_steps
+    solver_order solver_type steps_offset thresholding timestep_scaling timestep_spacing
+    timestep_type trained_betas use_beta_sigmas use_exponential_sigmas use_flow_sigmas
+    use_karras_sigmas use_lu_lambdas variance_type
+    """.split()
+)
 _VARIANCE_PRESERVING: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -563,7 +565,7 @@ def _alphas_cumprod(c: Mapping[str, Any], floor_last: bool = False) -> np.ndarra
         betas = _linspace(c["beta_start"] ** 0.5, c["beta_end"] ** 0.5, count) ** 2
     else:  # Nichol and Dhariwal, arXiv 2102.09672, formula 17
         bars = [math.cos((i / count + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(count + 1)]
-        betas = np.array([min(1 - b / a, 0.999) for a, b in zip(bars, bars[1:], strict=False)])
+        betas = np.array([min(1 - b / a, 0.999) for a, b in itertools.pairwise(bars)])
         betas = betas.astype(np.float32)
     if c["rescale_betas_zero_snr"]:
         betas = _zero_terminal_snr(betas)
