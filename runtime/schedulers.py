@@ -28,7 +28,7 @@ _OF_OTHERS = set(
     solver_order solver_type steps_offset thresholding timestep_scaling timestep_spacing
     timestep_type trained_betas use_beta_sigmas use_exponential_sigmas use_flow_sigmas
     use_karras_sigmas use_lu_lambdas variance_type
-    """.split()
+    """.split()  # noqa: SIM905
 )
 _VARIANCE_PRESERVING: dict[str, Any] = {
     "num_train_timesteps": 1000,
