@@ -19,6 +19,7 @@ from genedge.runtime.verify import Row
 
 from .export import input_hashes
 from .generator import Generator, golden_seed, resolve
+from .pipeline import SampledGenerator, options_of
 from .progress import Report
 
 STALE_BELOW = 60.0  # dB; another build of torch moves float pictures by far less
@@ -53,6 +54,8 @@ def golden_of_prompts(
 
 
 def _in_double(generator: Generator) -> Generator | None:
+    if isinstance(generator, SampledGenerator):  # its walk is float32 by definition
+        return None
     try:
         modules = [copy.deepcopy(c.module).double() for c in generator.components]
     except (RuntimeError, TypeError):
@@ -72,13 +75,16 @@ def _double_pixels(generator: Generator, feed: Feed) -> np.ndarray:
     return to_pixels(named[generator.signature.output_name].numpy(), generator.signature)
 
 
-def of_prompts(model: str, prompts: Sequence[str], out: Path, progress: Report) -> None:
+def of_prompts(
+    model: str, prompts: Sequence[str], out: Path, progress: Report, artifact: Path | None = None
+) -> None:
     """Writes golden pictures of other prompts to `out`, each prompt with a fixed seed of its own.
 
-    Raises BadInput where model is none, or a prompt can not be used.
+    artifact: whose steps and guidance a pipeline is drawn with. Raises BadInput where model is none, or a prompt can not be used.
     """
     seeds = [golden_seed(i) for i in range(len(prompts))]
-    write_golden(out, golden_of_prompts(resolve(model), prompts, seeds, progress))
+    walk = options_of(read_artifact(artifact)) if artifact is not None else None
+    write_golden(out, golden_of_prompts(resolve(model, walk), prompts, seeds, progress))
 
 
 def recomputed(
@@ -90,13 +96,15 @@ def recomputed(
     each a file in `work` of its golden pictures with those of float64 beside them. Raises BadInput
     where model is none, or an artifact has no golden pictures.
     """
-    generator, rows, files = resolve(model), [], {}
-    drawn: dict[tuple[tuple[str, ...], tuple[int, ...]], Golden] = {}
+    rows, files = [], {}
+    drawn: dict[str, Golden] = {}
     for i, directory in enumerate(directories):
-        golden = read_golden(read_artifact(directory))
-        key = (golden.prompts, golden.seeds)
+        artifact = read_artifact(directory)
+        golden, walk = read_golden(artifact), options_of(artifact)
+        key = repr((golden.prompts, golden.seeds, walk))
         if key not in drawn:
-            drawn[key] = golden_of_prompts(generator, *key, progress)
+            generator = resolve(model, walk)
+            drawn[key] = golden_of_prompts(generator, golden.prompts, golden.seeds, progress)
         again = drawn[key]
         if again.pictures.shape != golden.pictures.shape:
             raise BadInput(
