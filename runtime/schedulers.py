@@ -130,10 +130,11 @@ class Euler:
             t = 0.25 * np.log(sigmas[:-1])
         top = float(sigmas.max())
         start = top if spacing in ("linspace", "trailing") else math.sqrt(top**2 + 1)
-        return cls(np.float32(t[:steps]), sigmas, start, c["prediction_type"])
+        t = np.asarray(t[:steps], np.float32)
+        return cls(t, sigmas, start, c["prediction_type"])
 
     def scaled(self, x: np.ndarray, i: int) -> np.ndarray:
-        return x / np.sqrt(self.sigmas[i] ** 2 + 1)
+        return np.asarray(x / np.sqrt(self.sigmas[i] ** 2 + 1))
 
     def step(
         self,
@@ -598,7 +599,7 @@ def _cumprod(values: np.ndarray) -> np.ndarray:
 
 
 def _sigmas(cumulative: np.ndarray) -> np.ndarray:
-    return ((1 - cumulative) / cumulative) ** np.float32(0.5)
+    return np.asarray(((1 - cumulative) / cumulative) ** np.float32(0.5))
 
 
 def _spread(c: Mapping[str, Any], sigmas: np.ndarray, steps: int) -> np.ndarray | None:

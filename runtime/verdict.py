@@ -47,6 +47,13 @@ DEFAULTS = {
 }
 
 
+def default_limits(artifact: Artifact) -> Limits:
+    """Of the artifact's precision. A pipeline's lead is reported alone: every step of its walk adds
+    to what roundoff made of the step before, so that two int8 walks part as float and int8 do."""
+    limits = DEFAULTS[artifact.precision]
+    return limits if artifact.sampler is None else replace(limits, lead=None)
+
+
 @dataclass(frozen=True)
 class Row:
     """One metric of one artifact.
@@ -156,6 +163,11 @@ def judge(
         noisy = f"below {floor:g} dB float32 is noise itself: the pictures are judged by float64"
         note = noisy if lowest < floor else ""
         rows.append(Row(name, "reference_to_fp64_db", lowest, "", True, note))
+    if artifact.sampler is not None:
+        count = f"{found['prompts']} of {found['golden']} golden prompts"
+        note = f"a pipeline's usual number; --prompts {found['golden']} for all"
+        note = note if found["prompts"] < found["golden"] else ""
+        rows.append(Row(name, "prompts", count, "", True, note))
     for prompt, reason in found["suspicious"].items():
         rows.append(Row(name, "suspicious", f"{prompt}: {reason}", "none", False))
     for reason in found.get("inputs", ()):

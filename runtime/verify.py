@@ -16,12 +16,22 @@ from .bootstrap import mean_difference
 from .child import run_in_child
 from .errors import BadInput, GenedgeError
 from .metrics import picture_psnr
-from .verdict import DEFAULTS, Between, Limits, Report, Row, Shown, judge
+from .verdict import DEFAULTS, Between, Limits, Report, Row, Shown, default_limits, judge
 
 if TYPE_CHECKING:
     from .budget import Budget, Wanted
 
-__all__ = ["DEFAULTS", "Between", "Limits", "Report", "Row", "Shown", "judge", "verify"]
+__all__ = [
+    "DEFAULTS",
+    "Between",
+    "Limits",
+    "Report",
+    "Row",
+    "Shown",
+    "default_limits",
+    "judge",
+    "verify",
+]
 
 FEWEST_FOR_NO_LOSS = 200  # distinct prompts that a claim of no loss rests on
 SHOWN = 8  # pictures of each artifact that reports show: those furthest from float
@@ -78,7 +88,7 @@ def verify(
                 rows.append(Row(name, "runs", str(problem), "", False))
         ran = {n: a for n, a in artifacts.items() if n in found}
         for name, artifact in ran.items():
-            chosen = DEFAULTS[artifact.precision]
+            chosen = default_limits(artifact)
             chosen = wanted[name].limits.over(chosen) if name in wanted else chosen
             rows += judge(artifact, found[name], limits.over(chosen) if limits else chosen, name)
         true = {n: _golden(artifact, golden or {}) for n, artifact in (ran | others).items()}

@@ -87,7 +87,7 @@ def look_at(path: Path, pipelines: Mapping[str, tuple[str, ...]]) -> Folder:
     damaged, and a scheduler that is not supported.
     """
     index = read_json(path / INDEX)
-    kind = index.get("_class_name")
+    kind = str(index.get("_class_name", ""))
     if kind not in pipelines:
         raise BadInput(
             f"{path}: pipeline {kind!r} is not supported; supported: {', '.join(pipelines)}"

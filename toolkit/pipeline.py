@@ -428,7 +428,9 @@ def _encoders(
 ) -> tuple[tuple[Component, ...], tuple[str, ...]]:
     """Text encoders, and the names of what they give in the order that the denoiser takes."""
     single = "text_encoder_2" not in folder.parts
-    components, contexts, pools = [], [], []
+    components: list[Component] = []
+    contexts: list[str] = []
+    pools: list[str] = []
     for name in sorted(n for n in folder.parts if n.startswith("text_encoder")):
         if getattr(parts[name].config, "use_attention_mask", False):
             raise BadInput(f"{folder.path / name}: use_attention_mask is not supported here")

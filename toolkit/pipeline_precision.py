@@ -187,7 +187,7 @@ def _weights_int8(
     graph = prepare_pt2e(export_module(module, example).module(), WeightQuantizer(False, keep))
     with torch.no_grad():
         graph(*example)
-    return convert_pt2e(graph)
+    return convert_pt2e(graph)  # type: ignore[no-any-return]
 
 
 def _better(
