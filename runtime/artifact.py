@@ -196,6 +196,11 @@ def _file(row: Mapping[str, Any], where: Path) -> StoredFile:
     return StoredFile(name, int(row["bytes"]), str(row["sha256"]))
 
 
+def _named(sampler: Mapping[str, Any]) -> list[str]:
+    """Components that a sampler calls."""
+    return [*sampler["encoders"], sampler["denoiser"], sampler["decoder"]]
+
+
 def _one_of(row: Mapping[str, Any], key: str, known: tuple[str, ...], where: Path) -> str:
     value = str(row[key])
     if value not in known:
@@ -238,6 +243,12 @@ def read_artifact(directory: Path) -> Artifact:
         )
         if not components or not all(c.files for c in components):
             raise ValueError("components without files")
+        if "sampler" in row["steps"]:
+            for name in _named(row["sampler"]):
+                if name not in [c.name for c in components]:
+                    raise BadInput(
+                        f"{path}: the sampler names component {name!r}, which is not there"
+                    )
         tokenizer, golden = row.get("tokenizer"), row.get("golden")
         sampled = "sampler" in row["steps"]
         return Artifact(

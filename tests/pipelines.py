@@ -1,10 +1,14 @@
 """Tiny diffusers pipelines with everything that real ones have but their weights: for fast tests."""
 
+import json
+
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     DDIMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -43,8 +47,6 @@ def clip_tokenizer(pad: str = END) -> CLIPTokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(LINES * 4, trainer)
-    import json
-
     model = json.loads(tokenizer.to_str())["model"]
     words = [w for w in model["vocab"] if w not in ("!",)]
     words = ["!", *words, *(f"{c}</w>" for c in sorted(alphabet))]
@@ -213,3 +215,29 @@ KINDS = {
     "sd3": stable_diffusion_3,
     "dpm": solver,
 }
+
+
+# By kind: how it is drawn in tests. Few steps: what differs shows at once.
+WALKS = {kind: {"steps": 2} for kind in KINDS} | {
+    "turbo": {"steps": 1, "guidance": 0.0},
+    "dpm": {"steps": 4},
+}
+
+
+def their_pixels(folder, feed, monkeypatch, steps=2, guidance=None, **more):
+    """uint8 (H, W, 4): diffusers' own pipeline on the same latents, and the noise of its steps."""
+    empty = {k: None for k, v in json.loads((folder / "model_index.json").read_text()).items()
+             if v == [None, None]}  # fmt: skip
+    theirs = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **empty)
+    theirs.set_progress_bar_config(disable=True)
+    noise = torch.from_numpy(feed.inputs["noise"])
+    left = iter(noise[1:])
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *a, **k: next(left)[None]
+    )
+    more |= {} if guidance is None else {"guidance_scale": guidance}
+    drawn = theirs(
+        feed.prompt, num_inference_steps=steps, latents=noise[:1], output_type="np", **more
+    ).images[0]
+    levels = (drawn * 255).round().astype(np.uint8)
+    return np.concatenate([levels, np.full_like(levels[..., :1], 255)], -1)
