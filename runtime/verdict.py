@@ -48,10 +48,16 @@ DEFAULTS = {
 
 
 def default_limits(artifact: Artifact) -> Limits:
-    """Of the artifact's precision. A pipeline's lead is reported alone: every step of its walk adds
-    to what roundoff made of the step before, so that two int8 walks part as float and int8 do."""
+    """Of the artifact's precision.
+
+    A pipeline as int8 is held to PSNR and SSIM; its flat ground, signed error and lead are reported
+    alone. Every step of its walk adds to what rounding made of the step before, so that two int8
+    walks part as float and int8 do.
+    """
     limits = DEFAULTS[artifact.precision]
-    return limits if artifact.sampler is None else replace(limits, lead=None)
+    if artifact.sampler is None or artifact.precision != "int8":
+        return limits
+    return replace(limits, flat=None, signed=None, lead=None)
 
 
 @dataclass(frozen=True)

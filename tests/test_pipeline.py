@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from genedge.recipes import TARGETS
 from genedge.runtime.artifact import read_artifact
 from genedge.runtime.errors import BadInput
+from genedge.runtime.inspect import inspect
 from genedge.runtime.metrics import picture_psnr
 from genedge.runtime.run import load
 from genedge.runtime.verify import verify
@@ -21,6 +22,7 @@ from pipelines import KINDS, WALKS, their_pixels
 
 from genedge.toolkit.generator import resolve
 from genedge.toolkit.pipeline import embedded_guidance, load_pipeline
+from genedge.toolkit.pipeline_precision import checked_plan, edges_of
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "manifest.schema.json").read_text())
 PROMPT = "a red apple on a table"
@@ -179,3 +181,68 @@ def test_a_manifest_with_a_wrong_sampler_is_refused(sampled, tmp_path, change, m
 def test_passes_for_one_pass_refuse_a_pipeline(saved):
     with pytest.raises(BadInput, match="only export and verify work on one"):
         resolve(str(saved("turbo")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        ("turbo", "onnx"),
+        ("turbo", "openvino"),
+        pytest.param("turbo", "executorch", marks=pytest.mark.grid),
+        *(
+            pytest.param(k, t, marks=pytest.mark.grid)
+            for k in FAMILIES
+            if k != "turbo"
+            for t in ("onnx", "openvino")
+        ),
+    ],
+)
+def test_int8_goes_by_the_plan(sampled, kind, target):
+    folder = sampled(kind, target, "int8")
+    row = json.loads((folder / "manifest.json").read_text())
+    Draft202012Validator(SCHEMA).validate(row)
+    spec = row["sampler"]
+    assert {row["plan"][n] for n in spec["encoders"]} == {"weights-int8"}
+    assert row["plan"][spec["denoiser"]] == "int8"
+    assert row["plan"][spec["decoder"]] in ("int8", "float")
+    stored = {one.component: one.stored for one in inspect(read_artifact(folder))}
+    for name in (*spec["encoders"], spec["denoiser"]):
+        small = sum(t.bytes for t in stored[name] if t.dtype in ("int8", "uint8"))
+        large = sum(t.bytes / 4 for t in stored[name] if t.dtype == "float32")
+        assert small > large, name
+    # An untrained net of 16 channels is a poor subject: the figure is reported, this is a floor.
+    assert row["measured"]["psnr"] >= 12
+
+
+def test_the_usual_plan_can_be_overridden_and_edges_stay_float(saved):
+    generator = load_pipeline(saved("turbo"), **WALKS["turbo"])
+    assert checked_plan(generator, None) == {
+        "text_encoder": "weights-int8",
+        "unet": "int8",
+        "vae": "auto",
+    }
+    assert checked_plan(generator, {"vae": "int8", "unet": "float"})["unet"] == "float"
+    for wrong in ({"vea": "float"}, {"vae": "int4"}, {"unet": "auto"}):
+        with pytest.raises(BadInput, match="unknown; known"):
+            checked_plan(generator, wrong)
+    edges = {n for c in generator.components for n in edges_of(c)}
+    assert {
+        "unet.model.conv_in",
+        "unet.model.conv_out",
+        "unet.model.time_embedding",
+        "vae.model.decoder.layers.0",
+    } <= edges
+    assert not any(n.startswith("text_encoder") for n in edges)
+
+
+def test_calibration_sees_every_timestep_of_real_walks(saved):
+    """What the observers are shown is what the float walk shows its denoiser, twice a step."""
+    generator = load_pipeline(saved("stable-diffusion"), steps=3)
+    seen = []
+    for i, prompt in enumerate(generator.calibration[:2]):
+        generator.walked(
+            generator.prepare(prompt, i),
+            lambda name, tensors: name == "unet" and seen.append(float(tensors["timestep"])),
+        )
+    once = sorted(generator.sampler.walk().timesteps, reverse=True)
+    assert seen == [t for t in once for _ in range(2)] * 2

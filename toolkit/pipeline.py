@@ -298,8 +298,10 @@ def load_pipeline(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No network for the libraries, and no talk of theirs."""
-    asked = {k: os.environ.get(k) for k in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
-    os.environ.update(dict.fromkeys(asked, "1"))
+    wanted = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    wanted |= dict.fromkeys(("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"), "critical")
+    asked = {k: os.environ.get(k) for k in wanted}
+    os.environ.update(wanted)
     loggers = [logging.getLogger(n) for n in ("diffusers", "transformers")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
