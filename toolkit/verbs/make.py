@@ -86,7 +86,7 @@ def export(
         "negative": negative or None,
         "size": size,
     }
-    generator = resolve(model, walk | {"golden": prompts})
+    generator = resolve(model, {**walk, "golden": prompts})
     planned = _pipeline_plan(generator, plan, precision, walk, quiet)
     with reporting(quiet) as progress:
         done = run(
@@ -108,9 +108,9 @@ def export(
                 print("as exported: " + ", ".join(f"{k}={v}" for k, v in one.plan.items()))
                 break
         for one in done:
-            size = read_artifact(one.directory).bytes / 1e6
+            megabytes = read_artifact(one.directory).bytes / 1e6
             print(
-                f"{one.directory}  {size:.2f} MB  PSNR {one.found['psnr']:.1f} dB "
+                f"{one.directory}  {megabytes:.2f} MB  PSNR {one.found['psnr']:.1f} dB "
                 f"(worst {one.found['psnr_worst']:.1f})  SSIM {one.found['ssim']:.3f}"
             )
         if done and done[0].risky:
