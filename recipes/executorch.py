@@ -57,7 +57,7 @@ def _alone(node: Node) -> bool:
 
 
 def _call(program: ExportedProgram, target: Any, args: tuple, kwargs: dict | None = None) -> Node:
-    node = program.graph_module.graph.call_function(target, args, kwargs or {})
+    node: Node = program.graph_module.graph.call_function(target, args, kwargs or {})
     values = [a.meta["val"] if isinstance(a, Node) else a for a in args]
     node.meta["val"] = target(*values, **(kwargs or {}))
     return node

@@ -116,7 +116,8 @@ def test_shards_with_an_index_load_and_a_missing_one_is_named(tmp_path, picture)
     folder = tmp_path / "sharded"
     KINDS["stable-diffusion"]().save_pretrained(folder, max_shard_size="20KB")
     assert len(list((folder / "unet").glob("*-of-*.safetensors"))) > 1
-    assert np.array_equal(_drawn(folder), picture)
+    # Not bit for bit: sums take another order where weights lie elsewhere in memory.
+    assert np.abs(_drawn(folder).astype(int) - picture).max() <= 1
     next((folder / "unet").glob("*-00002-of-*.safetensors")).unlink()
     with pytest.raises(BadInput, match=r"-00002-of-\d+\.safetensors is missing, .* names it"):
         load_pipeline(folder, steps=1)

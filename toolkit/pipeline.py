@@ -325,6 +325,8 @@ def _libraries() -> tuple[Any, Any]:
         with silenced(), _quiet():
             import diffusers
             import transformers
+
+            _ = diffusers.AutoencoderKL, transformers.CLIPTextModel  # imported where first named
     except ImportError as missing:
         raise MissingProgram(
             f"a diffusers directory needs {missing.name}; run: pip install 'genedge[diffusers]'"
