@@ -1,6 +1,9 @@
 """Tiny diffusers pipelines with everything that real ones have but their weights: for fast tests."""
 
 import json
+from collections import Counter
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from tokenizers import Tokenizer, models, trainers
+from tokenizers import pre_tokenizers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -33,27 +36,39 @@ STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
+def learned_merges(words: list[list[str]]) -> list[tuple[str, str]]:
+    """Byte-pair encoding learned on symbols of words: the commonest pair first, ties by name.
+
+    The tokenizers library's own trainer breaks ties otherwise at every call, and with them every
+    weight that is drawn after.
+    """
+    merges = []
+    while pairs := Counter(p for w in words for p in pairwise(w)):
+        first, second = min(pairs, key=lambda p: (-pairs[p], p))
+        merges.append((first, second))
+        for word in words:
+            for i in range(len(word) - 2, -1, -1):
+                if word[i : i + 2] == [first, second]:
+                    word[i : i + 2] = [first + second]
+    return merges
+
+
+@cache
 def clip_tokenizer(pad: str = END) -> CLIPTokenizer:
     """CLIP's own rules, with words of LINES; 77 ids a prompt."""
     rules = CLIPTokenizer().backend_tokenizer
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
-    alphabet = type(rules.pre_tokenizer[1]).alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=700,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        special_tokens=["!"],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(LINES * 4, trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    words = [w for w in model["vocab"] if w not in ("!",)]
-    words = ["!", *words, *(f"{c}</w>" for c in sorted(alphabet))]
-    words = [*dict.fromkeys(words), BEGIN, END]
+    words = []
+    for line in LINES:
+        for word, _ in rules.pre_tokenizer.pre_tokenize_str(rules.normalizer.normalize_str(line)):
+            words.append([*word[:-1], f"{word[-1]}</w>"])
+    merges = learned_merges(words)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = [*letters, *(f"{c}</w>" for c in letters), *map("".join, merges)]
+    # "!" is CLIP's id 0: what pads where the pad token is "!".
+    vocabulary = [*dict.fromkeys(["!", *vocabulary]), BEGIN, END]
     return CLIPTokenizer(
-        vocab={w: i for i, w in enumerate(words)},
-        merges=[tuple(m) for m in model["merges"]],
+        vocab={w: i for i, w in enumerate(vocabulary)},
+        merges=merges,
         pad_token=pad,
         model_max_length=77,
     )
@@ -102,11 +117,12 @@ def autoencoder(**more):
 
 
 def lively(pipeline):
-    """Random weights draw grey: the last layer of the decoder is made to use the whole range."""
+    """Random weights draw grey noise: the decoder's last layer is made to use the whole range, and
+    to blur, so that the picture of one is no noise by genedge's own measure."""
     decoder = pipeline.vae.decoder
     last = decoder.conv_out if hasattr(decoder, "conv_out") else decoder.layers[-1]
     with torch.no_grad():
-        last.weight.mul_(6)
+        last.weight.copy_(18 * last.weight.mean((2, 3), keepdim=True).expand_as(last.weight))
     return pipeline
 
 

@@ -149,7 +149,7 @@ def test_stale_golden_pictures_are_found(artifacts, tmp_path, monkeypatch):
 
     quiet = lambda what, done, total: None  # noqa: E731
     for made, passed in ((tiny, True), (other, False)):
-        monkeypatch.setattr(reference, "resolve", lambda model, made=made: made())
+        monkeypatch.setattr(reference, "resolve", lambda model, walk, made=made: made())
         rows, _ = reference.recomputed([artifacts["onnx", "fp32"]], "m:f", tmp_path, quiet)
         (row,) = rows
         assert row.passed is passed
