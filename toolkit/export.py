@@ -28,7 +28,7 @@ from genedge.runtime.artifact import (
     writing,
 )
 from genedge.runtime.child import run_in_child
-from genedge.runtime.errors import BadInput, LimitMissed, MissingProgram
+from genedge.runtime.errors import BadInput, GenedgeError, LimitMissed, MissingProgram
 from genedge.runtime.inspect import inspect, stored_as_float
 from genedge.runtime.run import Feed
 from genedge.runtime.signature import Signature
@@ -37,6 +37,8 @@ from genedge.runtime.verify import DEFAULTS, Limits, judge
 
 from .fallback import keep_float
 from .generator import TOKENIZER_FILE, Generator, golden_seed
+from .lowering import can_not_lower
+from .programs import example_inputs, export_module
 from .quantize import Quantized, quantize, simulated
 from .replace import float_programs
 from .saturation import preflight
@@ -245,7 +247,15 @@ def _export_one(
 ) -> Exported:
     names = {c.name: Names(c.inputs, c.outputs) for c in generator.components}
     with writing(directory, force) as folder:
-        files = recipe(programs, folder, Options(precision, names))
+        try:
+            files = recipe(programs, folder, Options(precision, names))
+        except GenedgeError:
+            raise
+        except Exception as problem:
+            own = [
+                export_module(c.module, example_inputs(generator, c)) for c in generator.components
+            ]
+            raise can_not_lower(target, own, problem) from problem
         if quantized is not None:
             audit_size(quantized, [f for group in files.values() for f in group])
         write_golden(folder / "golden.npz", golden)

@@ -10,6 +10,7 @@ from torch.fx import Node
 from genedge.runtime.errors import BadInput
 
 from .generator import Component, Generator
+from .lowering import can_not_trace
 
 # Arguments of operators that draw random numbers only where these are set.
 _DROPOUT = ("dropout_p", "p", "train", "training")
@@ -25,9 +26,13 @@ def example_inputs(generator: Generator, component: Component) -> tuple[Tensor, 
 def export_module(module: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
     """torch.export, strict about what may not be frozen into a file.
 
-    Raises BadInput where the module draws random numbers in forward: noise must be an input.
+    Raises BadInput where the module can not be traced, or draws random numbers in forward: noise
+    must be an input.
     """
-    program = torch.export.export(module, example, strict=False)
+    try:
+        program = torch.export.export(module, example, strict=False)
+    except Exception as problem:
+        raise can_not_trace(module, problem) from problem
     for node in program.graph.nodes:
         if _is_random(node):
             raise BadInput(
