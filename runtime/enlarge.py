@@ -54,4 +54,5 @@ def enlarged(
     alpha = np.rint(enlarge(grey)[..., :3].mean(-1, keepdims=True)).astype(np.int32)
     premultiplied = np.clip(colours.astype(np.int32) - (255 - alpha), 0, alpha)
     straight = (255 * premultiplied + alpha // 2) // np.maximum(alpha, 1)
-    return np.concatenate([straight, alpha], -1).astype(np.uint8) * (alpha > 0)
+    both = np.concatenate([straight, alpha], -1)
+    return np.where(alpha > 0, both, 0).astype(np.uint8)

@@ -51,7 +51,7 @@ def image_levels(picture: Image.Image, where: str, name: str, spec: TensorSpec) 
     if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
         raise BadInput(f"{where} is of mode {picture.mode}; save it as an 8-bit {kind} PNG")
     clear = picture.has_transparency_data
-    if clear and picture.convert("RGBA").getextrema()[3][0] == 255:  # type: ignore[index]
+    if clear and np.asarray(picture.convert("RGBA"))[..., 3].min() == 255:
         clear = False
     if clear and channels != 4:
         raise BadInput(f"{where} is transparent, input {name} is {kind}; flatten it first")

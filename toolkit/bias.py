@@ -50,11 +50,11 @@ def _shuffled(graph: GraphModule) -> int:
     return int(found[0].args[1]) if len(found) == 1 else 1
 
 
-def _path(node: Node) -> list[Node]:
+def _path(node: Node) -> list[Any]:
     """From a node back through rounding and moves to what computes it."""
-    path = [node]
+    path: list[Any] = [node]
     while path[-1].target in (*_ROUNDING, *_UNCHANGED):
-        path.append(path[-1].args[0])  # type: ignore[arg-type]
+        path.append(path[-1].args[0])
     return path
 
 
@@ -89,11 +89,14 @@ def push_flat_outwards(graph: GraphModule, share: float | None = None) -> bool:
     bias = _last_bias(graph)
     if not ends or bias is None or tuple(ends[-1].args[1:3]) != (0.0, 1.0):
         return False
-    end, base = ends[-1].args[0], []
+    end: Any = ends[-1].args[0]
+    base: list[Any] = []
     if end.target is _aten.add.Tensor:
+        if not all(isinstance(a, Node) for a in end.args[:2]):
+            return False
         paths = [_path(a) for a in end.args[:2]]
         paths.sort(key=lambda path: path[-1].target not in _LAYERS)
-        if paths[1][-1].op != "placeholder":
+        if paths[1][-1].op != "placeholder" or len(paths[1]) < 2:
             return False
         path, base = paths
     else:

@@ -228,7 +228,7 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
 
     def _input(self, node: Node) -> QuantizationSpec:
         """How what a layer reads is rounded: pictures, enlarged or not, keep their 256 levels."""
-        source = node
+        source: Any = node
         while source.target in _COPIES:
             source = source.args[0]
         return self.levels.get(source.name, self.activation)
@@ -282,7 +282,7 @@ def _is_float(value: object) -> bool:
 
 def _one_group(node: Node) -> bool:
     """Whether a transposed convolution mixes all channels: XNNPACK has no others in int8."""
-    return len(node.args) <= 6 or node.args[6] == 1
+    return len(node.args) <= 6 or bool(node.args[6] == 1)
 
 
 def _moved(node: Node) -> Node | None:

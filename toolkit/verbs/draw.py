@@ -111,14 +111,14 @@ def generate(
                 print(f"genedge: warning: {warning}", file=sys.stderr)
         if upscaler is not None:
             pixels = enlarged(pixels, by(upscaler), ground)
-        image = to_image(pixels, ground)
+        drawn = to_image(pixels, ground)
         path = _numbered(out, feed.prompt, feed.seed, i, total)
         about = {"Software": "genedge", **pipeline.about(feed)}
         if upscaler is not None:
             about["upscaler"] = upscaler.artifact.hash
-        save_png(image, path, about)
+        save_png(drawn, path, about)
         if sheet is not None:
-            images.append(image)
+            images.append(drawn)
         rows.append({"file": str(path), **{k: about[k] for k in ("prompt", "seed", "style")}})
         if not quiet and not json_out:
             print(f"{path}  seed {feed.seed}" + (f"  style {feed.style}" if feed.style else ""))
