@@ -44,9 +44,9 @@ def measure(
 ) -> dict[str, Any]:
     """Draws golden prompts with one artifact, in this process.
 
-    prompts: how many, see `spread`; None for all. golden: a file of golden pictures to use instead of the
-    artifact's own. drawn: a .npy file to write the pictures to, uint8 (N, H, W, 4). Raises BadInput
-    where a file is missing, damaged or changed.
+    prompts: how many, see `spread`; None for all. golden: a file of golden pictures to use instead
+    of the artifact's own. drawn: a .npy file to write the pictures to, uint8 (N, H, W, 4). Raises
+    BadInput where a file is missing, damaged or changed.
     """
     artifact = read_artifact(directory)
     check_files(artifact, golden=golden is None)

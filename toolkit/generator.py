@@ -29,7 +29,8 @@ from .weights import as_int8, from_int8
 
 GENERATOR_FILE, TOKENIZER_FILE = "generator.json", "tokenizer.json"
 STEPS = ":steps"  # behind the name of weights stored as int8: what their whole numbers count
-_SCHEMA = 2  # 1 has no kept channels, and constructors of CONSTRUCTORS alone
+# 1 has no kept channels, and constructors of CONSTRUCTORS alone; 2 has no weights stored as int8.
+_SCHEMA = 3
 
 # Constructors by name: a saved generator names one of these, or package.module:function.
 CONSTRUCTORS = {"emoji": "genedge.toolkit.zoo.emoji:components"}
@@ -117,8 +118,9 @@ def golden_seed(index: int) -> int:
 def save(generator: Generator, directory: Path, force: bool = False, half: bool = False) -> None:
     """Writes generator.json, <component>.safetensors and tokenizer.json, whole or not at all.
 
-    half: stores weights that lie on an int8 grid as int8, exactly, and others as float16. Raises what genedge.runtime.artifact.writing raises, and
-    BadInput for a generator without a constructor's name.
+    half: stores weights that lie on an int8 grid as int8, exactly, and others as float16. Raises
+    what genedge.runtime.artifact.writing raises, and BadInput for a generator without a
+    constructor's name.
     """
     if generator.constructor not in CONSTRUCTORS and ":" not in generator.constructor:
         raise BadInput(
@@ -127,18 +129,20 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
         )
     with writing(directory, force) as folder:
         dtype = torch.float16 if half else torch.float32
+        schema = _schema_of(generator)
         for component in generator.components:
             weights = component.module.state_dict().items()
             tensors: dict[str, Tensor] = {}
             for key, value in weights:
                 packed = as_int8(value) if half else None
                 tensors[key] = packed[0] if packed else value.to(dtype).contiguous()
-                tensors |= {key + STEPS: packed[1]} if packed else {}
+                if packed:
+                    tensors[key + STEPS], schema = packed[1], _SCHEMA
             save_file(tensors, folder / f"{component.name}.safetensors")
             (folder / f"{component.name}.safetensors").chmod(0o644)  # the library writes 0600
         (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
         row = {
-            "schema": _schema_of(generator),
+            "schema": schema,
             "name": generator.name,
             "constructor": generator.constructor,
             "signature": generator.signature.to_json(),
@@ -156,7 +160,7 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
 
 def _schema_of(generator: Generator) -> int:
     plain = generator.constructor in CONSTRUCTORS
-    return 1 if plain and not any(c.kept for c in generator.components) else _SCHEMA
+    return 1 if plain and not any(c.kept for c in generator.components) else 2
 
 
 def _plain(kept: channels.Kept) -> dict[str, dict[str, list[int]]]:

@@ -1,6 +1,6 @@
 """A search for the front of accuracy, size and latency: how wide a student, how much to prune, which
-precision, which layers in float. The study lives in a storage that optuna opens by URL, so it goes on after a kill,
-and many machines can share one."""
+precision, which layers in float. The study lives in a storage that optuna opens by URL, so it goes
+on after a kill, and many machines can share one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that lie on a grid of whole numbers: found, put there, and stored as int8.
+"""Weights that lie on a grid of whole numbers: found, and stored as int8.
 
 A generator that was trained through an int8 grid (quantization-aware training) may keep its weights
 on it. Then int8 costs the weights nothing, and a file of theirs has half the bytes of float16.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-from .saturation import PAIR, largest_pair
 
 LARGEST = 127  # whole number of the largest weight of a row
 _FEWEST = 32  # steps that the largest weight must have, so that no coarse pattern passes for a grid
@@ -28,8 +26,7 @@ def grid_steps(rows: Tensor) -> Tensor:
         left = (steps == 0).nonzero().flatten()
         if not left.numel():
             break
-        step = largest[left] / count
-        left = left[_whole(rows[left, :_PROBED], step)]
+        left = left[_whole(rows[left, :_PROBED], largest[left] / count)]
         left = left[_whole(rows[left], largest[left] / count)]
         steps[left] = largest[left] / count
     return steps
@@ -41,21 +38,6 @@ def _whole(rows: Tensor, step: Tensor) -> Tensor:
         return torch.ones(rows.shape[0], dtype=torch.bool)
     counts = rows / step[:, None]
     return (counts - counts.round()).abs().amax(1) < _OFF
-
-
-def whole_numbers(weight: Tensor, steps: Tensor, portable: bool = True) -> Tensor:
-    """`weight` in steps of its rows, (N,), or of all of it, (1,): −127 to 127, as float.
-
-    portable: rows in which a pair of products could overflow 16 bits lose steps of their largest
-    weights until none does.
-    """
-    counts = weight / steps.view(-1, *[1] * (weight.dim() - 1))
-    counts = counts.round().clamp(-LARGEST, LARGEST)
-    while portable and bool((over := largest_pair(counts) > PAIR).any()):
-        rows = counts[over]
-        least = rows.flatten(1).abs().amax(1).view(-1, *[1] * (weight.dim() - 1)) - 1
-        counts[over] = torch.minimum(torch.maximum(rows, -least), least)
-    return counts
 
 
 def as_int8(weight: Tensor) -> tuple[Tensor, Tensor] | None:
