@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tiny import tiny
 
+from genedge.runtime.errors import BadInput
 from genedge.toolkit.generator import load_saved, save
 from genedge.toolkit.quantize import PerChannelSquaredErrorObserver, PortableWeightObserver
 from genedge.toolkit.saturation import PAIR
@@ -96,3 +98,14 @@ def test_a_generator_on_a_grid_is_saved_small_and_exact(tmp_path):
         assert torch.allclose(again[name], value, **exact), name
     size = (tmp_path / "small" / f"{part.name}.safetensors").stat().st_size
     assert size < 0.6 * 2 * sum(v.numel() for v in part.module.state_dict().values()) + 20_000
+
+
+def test_int8_weights_without_their_steps_are_refused(tmp_path):
+    generator = tiny()
+    save(replace(generator, constructor="tiny:tiny"), tmp_path / "small", half=True)
+    path = tmp_path / "small" / f"{generator.components[-1].name}.safetensors"
+    tensors = load_file(path)
+    name = next(k for k, v in tensors.items() if v.dim() > 1)
+    save_file(tensors | {name: torch.ones_like(tensors[name]).to(torch.int8)}, path)
+    with pytest.raises(BadInput, match=f"{path.name} does not fit: {name} is stored as int8"):
+        load_saved(tmp_path / "small", trusted="tiny:tiny")

@@ -158,6 +158,20 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
         (folder / GENERATOR_FILE).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n")
 
 
+def _floats(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a file, those stored as int8 multiplied by their steps. Raises RuntimeError
+    where an int8 tensor has none."""
+    found = {}
+    for name, value in stored.items():
+        if value.dtype == torch.int8:
+            if name + STEPS not in stored:
+                raise RuntimeError(f"{name} is stored as int8 and its {name + STEPS} is missing")
+            found[name] = from_int8(value, stored[name + STEPS])
+        elif not name.endswith(STEPS):
+            found[name] = value.float()
+    return found
+
+
 def _schema_of(generator: Generator) -> int:
     plain = generator.constructor in CONSTRUCTORS
     return 1 if plain and not any(c.kept for c in generator.components) else 2
@@ -236,12 +250,7 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
     for component in components:
         file = directory / f"{component.name}.safetensors"
         try:
-            stored = load_file(file)
-            weights = {
-                k: from_int8(v, stored[k + STEPS]) if k + STEPS in stored else v.float()
-                for k, v in stored.items()
-                if not k.endswith(STEPS)
-            }
+            weights = _floats(load_file(file))
             component.module.load_state_dict(weights)
         except RuntimeError as problem:
             reason = str(problem).splitlines()[-1].strip()
