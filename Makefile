@@ -53,6 +53,8 @@ vectors: $(VENV)/dev.stamp  ## tests/vectors: what other languages must equal
 bundle: $(VENV)/dev.stamp  ## the artifacts that the wheel carries
 	$(BIN)/genedge export --target onnx --out runtime/artifacts --force
 	$(BIN)/genedge export --target openvino --out runtime/artifacts --force
+	$(BIN)/genedge export upscale --target onnx --out runtime/artifacts --force
+	$(BIN)/genedge export upscale --target openvino --out runtime/artifacts --force
 
 pictures: $(VENV)/dev.stamp  ## docs/pictures: drawn by the bundled artifact
 	$(BIN)/python tests/benchmarks/pictures.py docs/pictures

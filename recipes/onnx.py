@@ -57,8 +57,10 @@ def to_unsigned(model: onnx.ModelProto) -> None:
     stored = {t.name: t for t in model.graph.initializer}
     moved, outputs = {}, set()
     for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in stored:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            continue  # a weight; a constant that is only quantized in the graph moves
         zero = stored[node.input[2]]
         if zero.data_type == TensorProto.INT8:
             values = numpy_helper.to_array(zero).astype(np.int16) + 128

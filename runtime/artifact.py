@@ -26,6 +26,7 @@ CPUS = ("portable", "vnni", "arm")
 STEPS = ("feed_forward",)
 MANIFEST = "manifest.json"
 _INPUT = "input:"  # arrays of golden.npz that hold hashes of an input
+_IMAGE = "image:"  # and those that hold the pictures that an image input was fed
 OWN_FILES = (MANIFEST, "generator.json")  # what marks a folder as written by genedge
 
 
@@ -86,7 +87,8 @@ class Golden:
     prompts: N texts; seeds: N; pictures: uint8 (N, H, W, 4), straight alpha. simulated: the same
     by the simulation of the int8 graph, or None where the artifact is not int8. inputs: hashes of
     what the float generator was fed (`Feed.hashes`), N per "source:name"; None in older artifacts.
-    precise: pictures computed in float64, where the reference was drawn anew.
+    precise: pictures computed in float64, where the reference was drawn anew. images: by image
+    input, what it was fed: uint8 (N, H, W, C).
     """
 
     prompts: tuple[str, ...]
@@ -95,6 +97,11 @@ class Golden:
     simulated: np.ndarray | None
     inputs: Mapping[str, tuple[str, ...]] | None = None
     precise: np.ndarray | None = None
+    images: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def images_of(self, index: int) -> dict[str, np.ndarray]:
+        """Pictures of the golden prompt of this index, by image input."""
+        return {name: pictures[index] for name, pictures in self.images.items()}
 
 
 def spread(golden: Golden, count: int | None) -> Golden:
@@ -114,6 +121,7 @@ def spread(golden: Golden, count: int | None) -> Golden:
         simulated=of(golden.simulated),
         inputs={k: tuple(v[i] for i in kept) for k, v in (golden.inputs or {}).items()} or None,
         precise=of(golden.precise),
+        images={name: pictures[kept] for name, pictures in golden.images.items()},
     )
 
 
@@ -287,7 +295,7 @@ def check_files(artifact: Artifact, golden: bool = False) -> None:
 
 
 def write_golden(path: Path, golden: Golden) -> None:
-    """golden.npz: prompts, seeds, pictures, for int8 simulated, input hashes; no pickled arrays."""
+    """golden.npz: prompts, seeds, pictures, for int8 simulated, input hashes, images; no pickles."""
     arrays = {
         "prompts": np.array(golden.prompts, dtype=np.str_),
         "seeds": np.array(golden.seeds, dtype=np.int64),
@@ -299,6 +307,8 @@ def write_golden(path: Path, golden: Golden) -> None:
         arrays["precise"] = golden.precise
     for name, hashes in (golden.inputs or {}).items():
         arrays[_INPUT + name] = np.array(hashes, dtype=np.str_)
+    for name, pictures in golden.images.items():
+        arrays[_IMAGE + name] = pictures
     np.savez_compressed(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]
 
 
@@ -328,6 +338,9 @@ def read_golden_file(path: Path) -> Golden:
                 simulated=arrays.get("simulated"),
                 inputs=inputs or None,
                 precise=arrays.get("precise"),
+                images={
+                    k.removeprefix(_IMAGE): arrays[k] for k in arrays.files if k.startswith(_IMAGE)
+                },
             )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as problem:
         raise BadInput(f"{path} is damaged ({problem}); export it again") from None

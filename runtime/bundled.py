@@ -11,15 +11,19 @@ from .errors import BadInput, MissingProgram
 BUNDLED_TARGETS = {"openvino": "openvino", "onnx": "onnxruntime"}
 
 
-def bundled(name: str) -> Path:
+def bundled(name: str, prefer: str = "") -> Path:
     """The artifact in the package of this name for a runtime that is installed.
+
+    prefer: the target to take where it is carried and installed.
 
     Raises BadInput for an unknown name, MissingProgram where no runtime is installed.
     """
     folder = Path(__file__).parent / "artifacts"
     there = [t for t in BUNDLED_TARGETS if (folder / f"{name}-{t}-int8").is_dir()]
+    there.sort(key=lambda target: target != prefer)
     if not there:
-        raise BadInput(f"artifact {name!r} is neither a folder nor bundled; bundled: emoji")
+        known = ", ".join(sorted({d.name.split("-")[0] for d in folder.glob("*-int8")}))
+        raise BadInput(f"artifact {name!r} is neither a folder nor bundled; bundled: {known}")
     for target in there:
         if importlib.util.find_spec(BUNDLED_TARGETS[target]) is not None:
             return folder / f"{name}-{target}-int8"

@@ -181,7 +181,10 @@ def sample(directory: Path, count: int, out: Path) -> dict[str, Any]:
 
     golden = read_golden(read_artifact(directory))
     with load(directory, check=False) as pipeline:
-        pairs = zip(golden.prompts[:count], golden.seeds[:count], strict=True)
-        drawn = [pipeline.values(pipeline.prepare(p, s).inputs) for p, s in pairs]
+        drawn = []
+        for i in range(min(count, len(golden.prompts))):
+            images = golden.images_of(i)
+            feed = pipeline.prepare(golden.prompts[i], golden.seeds[i], images=images)
+            drawn.append(pipeline.values(feed.inputs))
     np.save(out, np.stack(drawn))
     return {"shape": list(drawn[0].shape), "dtype": str(drawn[0].dtype)}

@@ -55,7 +55,10 @@ def measure(
         raise BadInput(f"{directory} has no golden prompts; export it again")
     pipeline = load(directory, threads, check=False)
     true, reference = trusted(spread(whole, prompts))
-    feeds = [pipeline.prepare(p, s) for p, s in zip(true.prompts, true.seeds, strict=True)]
+    feeds = [
+        pipeline.prepare(p, s, images=true.images_of(i))
+        for i, (p, s) in enumerate(zip(true.prompts, true.seeds, strict=True))
+    ]
     pictures, odd = _drawn(pipeline, feeds, true.pictures)
     if drawn is not None:
         np.save(drawn, np.stack(pictures), allow_pickle=False)

@@ -19,7 +19,7 @@ def to_pixels(values: np.ndarray, signature: Signature) -> np.ndarray:
 
     Each value becomes the nearest of 256 levels between the output's low and high. Premultiplied
     colour is first limited to alpha, then divided: (255 p + ⌊a/2⌋) ÷ a in whole numbers; where
-    alpha is 0 all four are 0. Non-finite values become level 0.
+    alpha is 0 all four are 0, in straight `rgba` too. Non-finite values become level 0.
     """
     spec = signature.output
     scaled = (values[0].astype(np.float64) - spec.low) * (255 / (spec.high - spec.low))
@@ -27,6 +27,8 @@ def to_pixels(values: np.ndarray, signature: Signature) -> np.ndarray:
     levels = levels.transpose(1, 2, 0)
     if signature.layout == "gray":
         levels = np.repeat(levels[..., :1], 3, -1)
+    if signature.layout == "rgba":
+        return np.where(levels[..., 3:] > 0, levels, 0).astype(np.uint8)
     if signature.layout != "rgba-premultiplied":
         return np.concatenate([levels, np.full_like(levels[..., :1], 255)], -1).astype(np.uint8)
     alpha = levels[..., 3:]

@@ -17,6 +17,7 @@ _WORST = 8  # pictures that explanations are tried on
 _SIDE = 128  # of larger pictures the middle is looked at
 _LOW = 32.0  # dB of the mean, below which other seeds and other prompts are tried
 _WHAT = {"prompt": "another tokenizer", "noise": "another seed or another noise generator"}
+_WHAT |= {"image": "another picture or another range of its values"}
 _WHAT |= {"meaning": "another seed: its choice of meaning", "style": "another seed: its style"}
 
 
@@ -135,7 +136,8 @@ def _other_seed(
     for name, step in changes.items():
         pairs = []
         for i in worst[:4]:
-            feed = pipeline.prepare(golden.prompts[i], max(0, golden.seeds[i] + step))
+            seed = max(0, golden.seeds[i] + step)
+            feed = pipeline.prepare(golden.prompts[i], seed, images=golden.images_of(i))
             pixels = pipeline.to_pixels(pipeline.outputs(feed.inputs))
             pairs.append((pixels, golden.pictures[i]))
         if (explained := _mean_psnr(pairs)) >= max(best + _GAIN, _ENOUGH):

@@ -18,6 +18,7 @@ from PIL import Image
 from .artifact import Artifact, check_files, read_artifact
 from .bundled import artifact_path
 from .errors import BadInput, EnvironmentFailed, MissingProgram
+from .image import image_inputs, image_levels
 from .noise import LARGEST_SEED, MEANING_CHOICE, checked_seed, choice, new_seed, noise
 from .picture import parse_background, suspicion, to_image, to_pixels
 from .signature import Signature
@@ -73,14 +74,16 @@ def prepare(
     prompt: str,
     seed: int,
     style: str = "",
+    images: Mapping[str, np.ndarray] | None = None,
 ) -> Feed:
     """Inputs of the generator for one picture.
 
     style: a name of the signature's styles; "" takes the one that the prompt names (", … style" at
-    its end), else one chosen by the seed. Raises BadInput for a prompt, seed or style that can not
-    be used.
+    its end), else one chosen by the seed. images: by image input, uint8 (H, W, C). Raises BadInput
+    for a prompt, seed, style or image that can not be used.
     """
     seed, warnings = checked_seed(seed), []
+    pictures = image_inputs(signature, images)
     named = ""
     text = prompt
     if tokenizer is not None:
@@ -105,6 +108,8 @@ def prepare(
                 warnings.append(f"the generator knows no word of {text!r}; the picture is a guess")
         elif spec.source == "noise":
             value = noise(seed, spec.shape)
+        elif spec.source == "image":
+            value = pictures[name]
         elif spec.source == "meaning":
             value = np.zeros(spec.shape, spec.dtype)
             value[..., choice(seed, spec.shape[-1], MEANING_CHOICE)] = 1
@@ -168,9 +173,15 @@ class Pipeline:
         with self._lock:
             self.runs = []
 
-    def prepare(self, prompt: str, seed: int, style: str = "") -> Feed:
+    def prepare(
+        self,
+        prompt: str,
+        seed: int,
+        style: str = "",
+        images: Mapping[str, np.ndarray] | None = None,
+    ) -> Feed:
         """See the function of this name."""
-        return prepare(self.artifact.signature, self.tokenizer, prompt, seed, style)
+        return prepare(self.artifact.signature, self.tokenizer, prompt, seed, style, images)
 
     def outputs(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """The generator's output, float32, of the signature's shape, as the runtime gave it.
@@ -214,19 +225,24 @@ class Pipeline:
 
     def generate(
         self,
-        prompt: str,
+        prompt: str = "",
         seed: int | None = None,
         style: str = "",
         background: str = "transparent",
+        images: Mapping[str, Image.Image] | None = None,
     ) -> Image.Image:
         """A PIL image: RGBA on `transparent`, RGB on `white` or `#rrggbb`.
 
-        Without a seed one is drawn. `image.info` holds prompt, seed (as text), style, model and the
+        Without a seed one is drawn. images: by image input. `image.info` holds prompt, seed (as text), style, model and the
         artifact's hash. Warns with PictureWarning where words of the prompt were not used, or the
-        picture looks like none. Raises BadInput for a prompt, seed, style or background that can
-        not be used.
+        picture looks like none. Raises BadInput for a prompt, seed, style, background or image that
+        can not be used.
         """
-        return next(self.generate_many([prompt], seed=seed, style=style, background=background))
+        return next(
+            self.generate_many(
+                [prompt], seed=seed, style=style, background=background, images=images
+            )
+        )
 
     def generate_many(
         self,
@@ -236,6 +252,7 @@ class Pipeline:
         seed: int | None = None,
         style: str = "",
         background: str = "transparent",
+        images: Mapping[str, Image.Image] | None = None,
     ) -> Iterator[Image.Image]:
         """Pictures one after another, as they are drawn: `count` of each prompt.
 
@@ -250,9 +267,15 @@ class Pipeline:
             raise BadInput(f"count {count} is too small; use 1 or more")
         if first > LARGEST_SEED - count:
             raise BadInput(f"seed {first} with count {count} leaves the range 0 to {LARGEST_SEED}")
+        known = self.artifact.signature.images
+        levels = {
+            n: image_levels(picture, f"picture {n}", n, known[n])
+            for n, picture in (images or {}).items()
+            if n in known
+        }
         for text in texts:
-            self.prepare(text, first, style)
-        return self._drawn(texts, range(first, first + count), style, ground)
+            self.prepare(text, first, style, levels)
+        return self._drawn(texts, range(first, first + count), style, ground, levels)
 
     def _drawn(
         self,
@@ -260,10 +283,11 @@ class Pipeline:
         seeds: Sequence[int],
         style: str,
         ground: tuple[int, int, int] | None,
+        images: Mapping[str, np.ndarray],
     ) -> Iterator[Image.Image]:
         for prompt in prompts:
             for seed in seeds:
-                feed = self.prepare(prompt, seed, style)
+                feed = self.prepare(prompt, seed, style, images)
                 pixels = self.pixels(feed)
                 for text in (*feed.warnings, suspicion(pixels)):
                     if text:

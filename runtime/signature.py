@@ -10,8 +10,8 @@ import numpy as np
 
 from .errors import BadInput
 
-SOURCES = ("prompt", "noise", "meaning", "style")
-LAYOUTS = ("rgba-premultiplied", "rgb", "gray")
+SOURCES = ("prompt", "noise", "meaning", "style", "image")
+LAYOUTS = ("rgba-premultiplied", "rgba", "rgb", "gray")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class TensorSpec:
     """One tensor: dtype name, static shape, the range of its values, and what fills it.
 
     source: "prompt" (token ids), "noise" (from the seed), "meaning" (one-hot of a choice by the
-    seed: which of several fitting things a prompt gives), "style" (one-hot); "" for an output.
+    seed: which of several fitting things a prompt gives), "style" (one-hot), "image" (a picture: 1, 3
+    or 4 channels, low is level 0 and high level 255); "" for an output.
     """
 
     dtype: str
@@ -53,6 +54,22 @@ class Signature:
     styles: tuple[str, ...] = ()
     tokenizer: Mapping[str, int] | None = None
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether an input is filled from the prompt."""
+        return any(s.source == "prompt" for s in self.inputs.values())
+
+    @property
+    def uses_seed(self) -> bool:
+        """Whether the seed changes any input."""
+        seeded = any(s.source in ("noise", "meaning") for s in self.inputs.values())
+        return seeded or bool(self.styles)
+
+    @property
+    def images(self) -> dict[str, TensorSpec]:
+        """The inputs that are filled from pictures."""
+        return {n: s for n, s in self.inputs.items() if s.source == "image"}
+
     def to_json(self) -> dict[str, Any]:
         """Plain lists, numbers and strings."""
         return {
@@ -75,6 +92,17 @@ def _spec(row: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(str(row["dtype"]), shape, low, high, str(row.get("source", "")))
 
 
+def _is_picture(spec: TensorSpec) -> bool:
+    shape = spec.shape
+    return (
+        spec.dtype == "float32"
+        and len(shape) == 4
+        and shape[0] == 1
+        and shape[1] in (1, 3, 4)
+        and spec.low < spec.high
+    )
+
+
 def signature_from_json(row: Mapping[str, Any], where: str) -> Signature:
     """Reads what `to_json` wrote. Raises BadInput naming `where` and the part that is wrong."""
     try:
@@ -91,6 +119,11 @@ def signature_from_json(row: Mapping[str, Any], where: str) -> Signature:
     for name, spec in signature.inputs.items():
         if spec.source not in SOURCES:
             raise BadInput(f"{where}: input {name} comes from {spec.source!r}; known: {SOURCES}")
+        if spec.source == "image" and not _is_picture(spec):
+            raise BadInput(
+                f"{where}: image input {name} is {spec.dtype} {list(spec.shape)}; an image is "
+                f"float32 [1, 1 or 3 or 4, height, width]"
+            )
     if signature.layout not in LAYOUTS:
         raise BadInput(f"{where}: picture layout {signature.layout!r}; known: {LAYOUTS}")
     return signature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,8 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .child import ChildFailed, how_it_ended
 from .errors import EnvironmentFailed, GenedgeError
+from .signature import Signature
 
 _FALLBACK_PROMPT = "a red apple"
 
@@ -97,6 +101,12 @@ def peak_memory() -> int:
     return int(line.split()[1]) * 1024
 
 
+def _blank(signature: Signature) -> dict[str, np.ndarray]:
+    """Black pictures for the image inputs."""
+    sizes = {n: s.shape[1:] for n, s in signature.images.items()}
+    return {n: np.zeros((h, w, c), np.uint8) for n, (c, h, w) in sizes.items()}
+
+
 def _main(directory: Path, threads: int) -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints is no answer
@@ -110,20 +120,21 @@ def _main(directory: Path, threads: int) -> None:
         from .run import load, pinned
 
         pipeline = load(directory, threads)
-        try:
-            prompts: tuple[str, ...] = read_golden(pipeline.artifact).prompts
-        except GenedgeError:
-            prompts = ()
-        prompts = prompts or (_FALLBACK_PROMPT,)
-        pipeline.pixels(pipeline.prepare(prompts[0], 0))
+        prompts, images = [_FALLBACK_PROMPT], [_blank(pipeline.artifact.signature)]
+        with contextlib.suppress(GenedgeError):  # an app may have deleted them
+            golden = read_golden(pipeline.artifact)
+            prompts = list(golden.prompts)
+            images = [golden.images_of(i) for i in range(len(prompts))]
+        pipeline.pixels(pipeline.prepare(prompts[0], 0, images=images[0]))
         answer({"pinned": pinned(pipeline)})
         for line in sys.stdin.buffer:
             request = json.loads(line)
             prompt = prompts[request["round"] % len(prompts)]
+            picture = images[request["round"] % len(prompts)]
             latency, whole = [], []
             for i in range(request["runs"] + 1):
                 began = time.perf_counter()
-                feed = pipeline.prepare(prompt, request["round"])
+                feed = pipeline.prepare(prompt, request["round"], images=picture)
                 ready = time.perf_counter()
                 values = pipeline.values(feed.inputs)
                 done = time.perf_counter()

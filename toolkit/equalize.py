@@ -2,7 +2,7 @@
 
 After Nagel et al., "Data-free quantization through weight equalization and bias correction" (ICCV
 2019). Where everything between layers that write a tensor and layers that read it is positively
-homogeneous (ReLU, addition, multiplication, mean, moves), a channel may be multiplied by any
+homogeneous (ReLU, PReLU, addition, multiplication, mean, moves), a channel may be multiplied by any
 positive number in the writers and divided by it in the readers: the float picture stays the same.
 One scale per tensor then serves all of its channels. Writers keep a scale per channel of their
 own, so that only the readers' weights pay; `share` says how much of the gain is taken.
@@ -21,7 +21,7 @@ from torch.fx import GraphModule, Interpreter, Node
 _aten = torch.ops.aten
 _LAYERS = (_aten.conv2d.default, _aten.linear.default)
 _SUMS = (_aten.add.Tensor,)
-_SAME = (_aten.relu.default, _aten.mean.dim, _aten.dropout.default)
+_SAME = (_aten.relu.default, _aten.prelu.default, _aten.mean.dim, _aten.dropout.default)
 _MOVES = (_aten.view.default, _aten.reshape.default, _aten.flatten.using_ints)
 # Shares of the largest channel below which a channel counts as this large. Calibration has not seen
 # every channel at its largest: without this, words that it lacks were clipped (25 dB → 1 dB).
@@ -79,7 +79,10 @@ def _backward(graph: GraphModule, node: Any, group: Group, repeat: int) -> bool:
     if node.target in _LAYERS:
         group.writers[node] = repeat
         return _plain(graph, node)
-    sources = [a for a in node.args[:2] if isinstance(a, Node)]
+    count = (
+        1 if node.target is _aten.prelu.default else 2
+    )  # its slopes are no tensor that is scaled
+    sources = [a for a in node.args[:count] if isinstance(a, Node)]
     if node.target is _aten.pixel_shuffle.default:
         return repeat == 1 and _backward(graph, sources[0], group, int(str(node.args[1])) ** 2)
     if not sources or any(_channels(n) != _channels(node) for n in sources):

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genedge.runtime.artifact import writing
-from genedge.runtime.errors import BadInput
+from genedge.runtime.errors import BadInput, GenedgeError
+from genedge.runtime.image import image_values
 from genedge.runtime.picture import to_pixels
 from genedge.runtime.run import Feed, prepare
 from genedge.runtime.signature import Signature, signature_from_json
@@ -29,11 +31,16 @@ from .weights import as_int8, from_int8
 
 GENERATOR_FILE, TOKENIZER_FILE = "generator.json", "tokenizer.json"
 STEPS = ":steps"  # behind the name of weights stored as int8: what their whole numbers count
-# 1 has no kept channels, and constructors of CONSTRUCTORS alone; 2 has no weights stored as int8.
+PICTURES_FILE = "pictures.npz"
+# 1 has no kept channels, and constructors of CONSTRUCTORS alone; 2 has neither weights stored as
+# int8 nor pictures.
 _SCHEMA = 3
 
 # Constructors by name: a saved generator names one of these, or package.module:function.
-CONSTRUCTORS = {"emoji": "genedge.toolkit.zoo.emoji:components"}
+CONSTRUCTORS = {
+    "emoji": "genedge.toolkit.zoo.emoji:components",
+    "upscale": "genedge.toolkit.zoo.upscale:components",
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,9 @@ class Generator:
 
     components run in order, each reading named tensors and adding its own. calibration: prompts
     that int8 ranges are measured on. golden: prompts that artifacts are verified with; none of the
-    two lists holds a prompt of the other. history: one row per pass that made it.
+    two lists holds a prompt of the other. pictures: for a generator with image inputs, by prompt of
+    both lists (there a mere name) and by input, uint8 (H, W, C). history: one row per pass that made
+    it.
     """
 
     name: str
@@ -68,10 +77,25 @@ class Generator:
     golden: tuple[str, ...] = ()
     constructor: str = ""
     history: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+    pictures: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
-    def prepare(self, prompt: str, seed: int, style: str = "") -> Feed:
-        """Inputs for one picture; see genedge.runtime.run.prepare."""
-        return prepare(self.signature, self.tokenizer, prompt, seed, style)
+    def images_of(self, prompt: str) -> Mapping[str, np.ndarray]:
+        """What the image inputs are fed for a prompt that the generator lists; {} for others."""
+        return self.pictures.get(prompt, {})
+
+    def prepare(
+        self,
+        prompt: str,
+        seed: int,
+        style: str = "",
+        images: Mapping[str, np.ndarray] | None = None,
+    ) -> Feed:
+        """Inputs for one picture; see genedge.runtime.run.prepare.
+
+        images: by image input; where None, those that the generator lists for this prompt.
+        """
+        images = self.images_of(prompt) if images is None else images
+        return prepare(self.signature, self.tokenizer, prompt, seed, style, images)
 
     @torch.no_grad()
     def tensors(self, feed: Feed) -> dict[str, Tensor]:
@@ -118,9 +142,9 @@ def golden_seed(index: int) -> int:
 def save(generator: Generator, directory: Path, force: bool = False, half: bool = False) -> None:
     """Writes generator.json, <component>.safetensors and tokenizer.json, whole or not at all.
 
-    half: stores weights that lie on an int8 grid as int8, exactly, and others as float16. Raises
-    what genedge.runtime.artifact.writing raises, and BadInput for a generator without a
-    constructor's name.
+    half: stores weights that lie on an int8 grid as int8, exactly, and others of two or more axes
+    as float16. Raises what genedge.runtime.artifact.writing raises, and BadInput for a generator
+    without a constructor's name.
     """
     if generator.constructor not in CONSTRUCTORS and ":" not in generator.constructor:
         raise BadInput(
@@ -128,19 +152,25 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
             f"`constructor` to the package.module:function that makes it"
         )
     with writing(directory, force) as folder:
-        dtype = torch.float16 if half else torch.float32
         schema = _schema_of(generator)
         for component in generator.components:
             weights = component.module.state_dict().items()
             tensors: dict[str, Tensor] = {}
             for key, value in weights:
                 packed = as_int8(value) if half else None
-                tensors[key] = packed[0] if packed else value.to(dtype).contiguous()
+                tensors[key] = packed[0] if packed else value.to(_dtype(value, half)).contiguous()
                 if packed:
                     tensors[key + STEPS], schema = packed[1], _SCHEMA
             save_file(tensors, folder / f"{component.name}.safetensors")
             (folder / f"{component.name}.safetensors").chmod(0o644)  # the library writes 0600
         (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
+        if generator.pictures:
+            arrays = {
+                f"{which}:{n}": np.stack([generator.pictures[p][n] for p in prompts])
+                for which, prompts in _lists(generator.calibration, generator.golden).items()
+                for n in generator.signature.images
+            }
+            np.savez_compressed(folder / PICTURES_FILE, allow_pickle=False, **arrays)  # type: ignore[arg-type]
         row = {
             "schema": schema,
             "name": generator.name,
@@ -158,6 +188,10 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
         (folder / GENERATOR_FILE).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n")
 
 
+def _dtype(tensor: Tensor, half: bool) -> torch.dtype:
+    return torch.float16 if half and tensor.dim() > 1 else torch.float32
+
+
 def _floats(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a file, those stored as int8 multiplied by their steps. Raises RuntimeError
     where an int8 tensor has none."""
@@ -172,7 +206,34 @@ def _floats(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def _lists(calibration: tuple[str, ...], golden: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    both = {"calibration": calibration, "golden": golden}
+    return {k: v for k, v in both.items() if v}
+
+
+def _read_pictures(
+    path: Path, signature: Signature, lists: Mapping[str, tuple[str, ...]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Raises BadInput where the file is missing, damaged, or lacks a picture."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for which, prompts in lists.items():
+                for name, spec in signature.images.items():
+                    stack = arrays[f"{which}:{name}"]
+                    for prompt, levels in zip(prompts, stack, strict=True):
+                        image_values(levels, name, spec)
+                        found.setdefault(prompt, {})[name] = levels
+    except BadInput:
+        raise
+    except (OSError, LookupError, ValueError, zipfile.BadZipFile) as problem:
+        raise BadInput(f"{path} is missing or damaged ({problem})") from None
+    return found
+
+
 def _schema_of(generator: Generator) -> int:
+    if generator.pictures:
+        return _SCHEMA
     plain = generator.constructor in CONSTRUCTORS
     return 1 if plain and not any(c.kept for c in generator.components) else 2
 
@@ -257,6 +318,9 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
             raise BadInput(f"{file} does not fit: {reason}") from None
         except Exception as problem:  # safetensors raises its own bare kinds
             raise BadInput(f"{file} is missing or damaged ({problem})") from None
+    pictures: dict[str, dict[str, np.ndarray]] = {}
+    if signature.images:
+        pictures = _read_pictures(directory / PICTURES_FILE, signature, _lists(*prompts))
     tokenizer = None
     if signature.tokenizer is not None:
         tokenizer = load_tokenizer(directory / TOKENIZER_FILE, dict(signature.tokenizer))
@@ -270,7 +334,19 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
         golden=prompts[1],
         constructor=str(row["constructor"]),
         history=tuple(row["history"]),
+        pictures=pictures,
     )
+
+
+def _called(function: Callable[..., Any], name: str) -> Any:
+    """What the user's own function returns; whatever it raises becomes one line."""
+    try:
+        return function()
+    except GenedgeError:
+        raise
+    except Exception as problem:
+        line = (str(problem).strip().splitlines() or [""])[0][:200]
+        raise BadInput(f"{name} raised {type(problem).__name__}: {line}") from problem
 
 
 def resolve(model: str) -> Generator:
@@ -286,7 +362,12 @@ def resolve(model: str) -> Generator:
     if at and ":" in function:
         return load_saved(Path(folder), trusted=function)
     if ":" in model:
-        made = named(model)()
+        made = _called(named(model), model)
+        if isinstance(made, nn.Module):
+            raise BadInput(
+                f"{model} returned a module without a description; return "
+                f"genedge.toolkit.own.generator_of(module, inputs=…, output=…) (docs/own.md)"
+            )
         if not isinstance(made, Generator):
             raise BadInput(f"{model} returned {type(made).__name__}, not a Generator")
         return made if made.constructor else replace(made, constructor=model)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +26,18 @@ STALE_BELOW = 60.0  # dB; another build of torch moves float pictures by far les
 
 
 def golden_of_prompts(
-    generator: Generator, prompts: Sequence[str], seeds: Sequence[int], progress: Report
+    generator: Generator,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    progress: Report,
+    images: Sequence[Mapping[str, np.ndarray]] | None = None,
 ) -> Golden:
     """Pictures of these prompts as float32 and, where the modules can, as float64.
 
-    Raises BadInput for a prompt that can not be used.
+    images: of each prompt, what image inputs are fed; the generator's own where None. Raises BadInput for a prompt that can not be used.
     """
-    feeds = [generator.prepare(p, s) for p, s in zip(prompts, seeds, strict=True)]
+    own = images or [generator.images_of(p) for p in prompts]
+    feeds = [generator.prepare(p, s, images=i) for p, s, i in zip(prompts, seeds, own, strict=True)]
     doubled = _in_double(generator)
     pictures, precise = [], []
     for i, feed in enumerate(feeds):
@@ -49,6 +55,7 @@ def golden_of_prompts(
         None,
         input_hashes(generator.signature, feeds),
         np.stack(precise) if doubled is not None else None,
+        {n: np.stack([i[n] for i in own]) for n in generator.signature.images},
     )
 
 
@@ -92,13 +99,14 @@ def recomputed(
     where model is none, or an artifact has no golden pictures.
     """
     generator, rows, files = resolve(model), [], {}
-    drawn: dict[tuple[tuple[str, ...], tuple[int, ...]], Golden] = {}
+    drawn: dict[Any, Golden] = {}
     for i, directory in enumerate(directories):
         artifact = read_artifact(directory)
         golden = read_golden(artifact)
-        key = (golden.prompts, golden.seeds)
+        fed = [golden.images_of(k) for k in range(len(golden.prompts))]
+        key = (golden.prompts, golden.seeds, *(p.tobytes() for p in golden.images.values()))
         if key not in drawn:
-            drawn[key] = golden_of_prompts(generator, *key, progress)
+            drawn[key] = golden_of_prompts(generator, golden.prompts, golden.seeds, progress, fed)
         again = drawn[key]
         if again.pictures.shape != golden.pictures.shape:
             raise BadInput(

@@ -30,6 +30,7 @@ from .generator import Generator
 from .programs import example_inputs, export_module
 from .progress import Report
 from .quantize import ACTIVATIONS, LAYERS, Quantized, layer_name
+from .replace import float_graph
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
@@ -71,7 +72,7 @@ def layer_names(generator: Generator) -> set[str]:
     return {
         full_name(c.name, layer_name(node))
         for c in generator.components
-        for node in export_module(c.module, example_inputs(generator, c)).graph.nodes
+        for node in float_graph(c.module, example_inputs(generator, c)).graph.nodes
         if node.target in LAYERS
     }
 

@@ -29,7 +29,9 @@ def read_prompts(file: Path) -> list[str]:
     return found
 
 
-def _prompts(prompt: str | None, file: Path | None) -> list[str]:
+def _prompts(prompt: str | None, file: Path | None, takes_text: bool) -> list[str]:
+    if not takes_text and file is None:
+        return [prompt or ""]
     if (prompt is None) == (file is None):
         raise BadInput("give one prompt, or a file of prompts with --file")
     return [prompt or ""] if file is None else read_prompts(file)
@@ -52,6 +54,13 @@ def generate(
     count: Annotated[int, typer.Option(min=1, max=10000, help="Pictures of each prompt.")] = 1,
     style: Annotated[str, typer.Option(help="A style of the generator.")] = "",
     background: Annotated[str, typer.Option(help="white, transparent or #rrggbb.")] = "transparent",
+    image: Annotated[
+        list[str] | None,
+        typer.Option(help="A picture that the generator starts from; NAME=FILE where several."),
+    ] = None,
+    upscale: Annotated[
+        bool, typer.Option("--upscale", help="Four times as wide and high, by a second artifact.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="PNG to write; numbered where several.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Also write all as a contact sheet.")] = None,
     threads: Threads = 1,
@@ -60,6 +69,9 @@ def generate(
     debug: Debug = False,
 ) -> None:
     """Draw pictures of a prompt with an artifact."""
+    from genedge.runtime.artifact import read_artifact
+    from genedge.runtime.enlarge import by, enlarged, load_upscaler
+    from genedge.runtime.image import named_files, read_image
     from genedge.runtime.noise import LARGEST_SEED, checked_seed, new_seed
     from genedge.runtime.picture import (
         contact_sheet,
@@ -71,28 +83,42 @@ def generate(
     from genedge.runtime.run import load
 
     ground = parse_background(background)
-    prompts = _prompts(prompt, file)
+    signature = read_artifact(artifact_path(artifact)).signature
+    prompts = _prompts(prompt, file, signature.takes_text)
+    if prompt and not signature.takes_text:
+        print(f"genedge: warning: it takes no text; {prompt!r} has no effect", file=sys.stderr)
+    if seed is not None and not signature.uses_seed:
+        print("genedge: warning: nothing is drawn from the seed; it has no effect", file=sys.stderr)
+    pictures = {
+        name: read_image(path, name, signature.images[name])
+        for name, path in named_files(image or [], signature).items()
+    }
     first = new_seed() if seed is None else checked_seed(seed)
     if first > LARGEST_SEED - count:
         raise BadInput(f"seed {first} with --count {count} leaves the range 0 to {LARGEST_SEED}")
     total = len(prompts) * count
     _numbered(out, prompts[0], first, 0, total)
     pipeline = load(artifact_path(artifact), threads)
+    upscaler = load_upscaler(pipeline, threads) if upscale else None
     for text in prompts:  # each is looked at before the first is drawn
-        pipeline.prepare(text, first, style)
+        pipeline.prepare(text, first, style, pictures)
     images, rows = [], []
     for i in range(total):
-        feed = pipeline.prepare(prompts[i // count], first + i % count, style)
+        feed = pipeline.prepare(prompts[i // count], first + i % count, style, pictures)
         pixels = pipeline.pixels(feed)
         for warning in (*feed.warnings, suspicion(pixels)):
             if warning:
                 print(f"genedge: warning: {warning}", file=sys.stderr)
-        image = to_image(pixels, ground)
+        if upscaler is not None:
+            pixels = enlarged(pixels, by(upscaler), ground)
+        drawn = to_image(pixels, ground)
         path = _numbered(out, feed.prompt, feed.seed, i, total)
         about = {"Software": "genedge", **pipeline.about(feed)}
-        save_png(image, path, about)
+        if upscaler is not None:
+            about["upscaler"] = upscaler.artifact.hash
+        save_png(drawn, path, about)
         if sheet is not None:
-            images.append(image)
+            images.append(drawn)
         rows.append({"file": str(path), **{k: about[k] for k in ("prompt", "seed", "style")}})
         if not quiet and not json_out:
             print(f"{path}  seed {feed.seed}" + (f"  style {feed.style}" if feed.style else ""))

@@ -1,0 +1,117 @@
+"""Known operators are replaced by others that compute the same: at least 100 dB."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from architectures import ModulatedConv
+from torch import nn
+
+from genedge.runtime.metrics import sqnr
+from genedge.toolkit import replace
+
+aten = torch.ops.aten
+
+
+def decibels(module, *example):
+    """dB to the module itself, and the operators of the graph that replaced it."""
+    module = module.eval()
+    graph = replace.float_graph(module, example)
+    with torch.no_grad():
+        other = [torch.randn_like(x) * 2 + 0.5 for x in example]
+        found = sqnr(graph(*other).numpy(), module(*other).numpy())
+    return found, {n.target for n in graph.graph.nodes if n.op == "call_function"}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("groups", [1, 2, 24])
+def test_group_norm(groups, affine, batch):
+    torch.manual_seed(groups)
+    module = nn.GroupNorm(groups, 24, affine=affine)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    found, operators = decibels(module, torch.randn(batch, 24, 6, 5))
+    assert found >= 100
+    assert aten.group_norm.default not in operators
+    assert aten.rsqrt.default in operators
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("factor", [2, 3, (2, 4)])
+def test_nearest_enlargement(factor, batch):
+    module = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Upsample(scale_factor=factor))
+    found, operators = decibels(module, torch.randn(batch, 3, 4, 6))
+    assert found >= 100
+    assert aten.cat.default in operators
+    assert not operators & set(replace._NEAREST)
+
+
+class Attention(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def forward(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, **self.options)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"scale": 0.3}])
+def test_attention(options, batch):
+    q, k, v = (torch.randn(batch, 2, n, 8) for n in (5, 7, 7))
+    found, operators = decibels(Attention(**options), q, k, v)
+    assert found >= 100
+    assert aten.scaled_dot_product_attention.default not in operators
+
+
+def test_attention_with_a_mask_is_left_alone():
+    found, operators = decibels(Attention(is_causal=True), *torch.randn(3, 1, 2, 5, 8).unbind())
+    assert found >= 100
+    assert aten.scaled_dot_product_attention.default in operators
+
+
+@pytest.mark.parametrize("demodulate", [True, False])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_modulated_convolution(kernel, demodulate):
+    torch.manual_seed(0)
+    module = ModulatedConv(6, 9, kernel, demodulate)
+    found, operators = decibels(module, torch.randn(1, 6, 5, 7), torch.randn(1, 6))
+    assert found >= 100
+    graph = replace.float_graph(module, (torch.randn(1, 6, 5, 7), torch.randn(1, 6)))
+    (conv,) = (n for n in graph.graph.nodes if n.target is aten.conv2d.default)
+    assert conv.args[1].op == "get_attr"
+    assert operators
+
+
+def test_what_would_change_something_is_left_alone(monkeypatch):
+    def wrong(graph):
+        for node in graph.graph.nodes:
+            if node.target is aten.relu.default:
+                node.target = aten.neg.default
+                return 1
+        return 0
+
+    monkeypatch.setattr(replace, "PASSES", (wrong,))
+    found, operators = decibels(
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), torch.randn(1, 3, 4, 4)
+    )
+    assert found >= 100
+    assert aten.relu.default in operators
+
+
+class Gain(nn.Module):
+    """A layer with an equalized learning rate, and an embedding of a fixed time."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 5))
+        self.time = nn.Linear(4, 6)
+
+    def forward(self, x):
+        return F.linear(x, self.weight * 0.3) + self.time(torch.ones(x.shape[0], 4) * 0.5)
+
+
+def test_what_depends_on_no_input_is_computed_once():
+    found, operators = decibels(Gain(), torch.randn(1, 5))
+    assert found >= 100
+    assert operators == {aten.linear.default, aten.add.Tensor}
