@@ -26,6 +26,7 @@ from genedge.toolkit import blame
 from genedge.toolkit.export import export
 from genedge.toolkit.generator import load_saved, resolve, save
 from genedge.toolkit.own import choice, generator_of, image, noise, style
+from genedge.toolkit.quantize import quantize, simulated
 
 ROOT = Path(__file__).parents[1]
 MAKERS = {"grey": own.grey, "blend": own.blend, "classes": own.classes}
@@ -268,3 +269,18 @@ def test_the_page_s_example_runs(tmp_path):
     assert said == [line for line in lines if not line.startswith("$ ")]
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.size == (96, 64)
+
+
+def test_int8_shifts_no_colours_behind_a_factor():
+    """A last layer whose output is multiplied on the way to the picture is corrected in full, and
+    [-1, 1] ends in levels that are not all half a grey level too high."""
+    namespace: dict = {}
+    page = (ROOT / "docs" / "own.md").read_text()
+    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], namespace)
+    generator = namespace["double"]()
+    drawn = simulated(generator, quantize(generator))
+    errors = []
+    for i, prompt in enumerate(generator.calibration):
+        feed = generator.prepare(prompt, seed=i)
+        errors.append(drawn.pixels(feed).astype(float) - generator.pixels(feed))
+    assert np.abs(np.mean(errors, axis=(0, 1, 2))).max() < 0.15

@@ -83,6 +83,16 @@ def test_a_modulated_convolution(kernel, demodulate):
     assert operators
 
 
+def test_a_clamp_becomes_a_hardtanh():
+    class Ends(nn.Module):
+        def forward(self, x):
+            return torch.clamp(x, -1, 1) + torch.clamp(x, min=0)
+
+    found, operators = decibels(Ends(), torch.randn(2, 3, 4, 4))
+    assert found >= 100
+    assert aten.hardtanh.default in operators
+
+
 def test_what_would_change_something_is_left_alone(monkeypatch):
     def wrong(graph):
         for node in graph.graph.nodes:

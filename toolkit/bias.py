@@ -28,6 +28,8 @@ _UNCHANGED = (
 )
 _BIAS = 2  # its place among the arguments of both
 ROUNDS = 3
+PROBE = 1 / 64  # share of the output's range that the bias is moved by, to see what that does
+LEAST_GAIN = 0.1  # of the output's move to the bias's, below which it is taken for this
 
 
 def _last_bias(graph: GraphModule) -> Any:
@@ -127,7 +129,8 @@ def correct_last_bias(
 
     inputs: what int8 components before this one give; targets: (1, C, …), what the float generator
     gives there. The error counts everywhere, and is shared out over the values inside the output's
-    range, which alone can move: flat ground errs to one side only. False where the last layer has
+    range, which alone can move: flat ground errs to one side only. What stands between the layer and
+    the output (a factor, say) is measured, as the output's answer to a moved bias. False where the last layer has
     no bias of its own, or one that is not the output's channels (those before a pixel shuffle, where
     one follows) or its single values.
     """
@@ -145,11 +148,21 @@ def correct_last_bias(
         return rows.transpose(0, 1).flatten(1).sum(1)
 
     low, high = min(float(t.min()) for t in targets), max(float(t.max()) for t in targets)
-    for _ in range(ROUNDS):
+
+    def mean_error() -> tuple[Tensor, Tensor]:
         error, inside = torch.zeros(bias.shape), torch.zeros(bias.shape)
         for row, target in zip(inputs, targets, strict=True):
             output = quantized(*row)
             error += folded(output - target)
             inside += folded(((output > low) & (output < high)).float())
-        bias.data -= error / inside.clamp(min=1)
+        return error, inside.clamp(min=1)
+
+    before, inside = mean_error()
+    probe = (high - low) * PROBE
+    bias.data += probe
+    gain = ((mean_error()[0] - before) / (inside * probe)).clamp(min=LEAST_GAIN)
+    bias.data -= probe
+    for _ in range(ROUNDS):
+        error, inside = mean_error()
+        bias.data -= error / (inside * gain)
     return True

@@ -89,6 +89,12 @@ _GREY_LEVELS = FixedQParamsQuantizationSpec(
     quant_max=127,
     qscheme=torch.per_tensor_affine,
 )
+# A last clamp by its bounds. Zero must be a whole number: 256 levels of [-1, 1] would all end half
+# a grey level too high, so it gets 255, of which both ends and the middle are exact.
+_LAST_LEVELS = {
+    (0.0, 1.0): _GREY_LEVELS,
+    (-1.0, 1.0): replace(_GREY_LEVELS, scale=1 / 127, zero_point=0),
+}
 
 
 @dataclass(frozen=True)
@@ -267,7 +273,7 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
                 continue
             users = list(node.users)
             last = users[0] if len(users) == 1 and users[0].target in ACTIVATIONS else node
-            output = _GREY_LEVELS if _ends_in_grey(last) else self.activation
+            output = _last_levels(last) or self.activation
             if last is node:
                 node.meta[_KEY] = QuantizationAnnotation(inputs, output, True)
             else:
@@ -299,8 +305,9 @@ def _moved(node: Node) -> Node | None:
     return node.args[0] if node.target in _MOVES else None  # type: ignore[return-value]
 
 
-def _ends_in_grey(node: Node) -> bool:
-    return node.target is _aten.hardtanh.default and tuple(node.args[1:3]) == (0.0, 1.0)
+def _last_levels(node: Node) -> QuantizationSpec | None:
+    clamp = node.target is _aten.hardtanh.default
+    return _LAST_LEVELS.get(tuple(node.args[1:3])) if clamp else None  # type: ignore[call-overload]
 
 
 def calibrate(

@@ -302,6 +302,20 @@ def replace_demodulation(graph: GraphModule) -> int:
     return count
 
 
+def replace_clamp(graph: GraphModule) -> int:
+    """torch.clamp between two numbers: int8 fuses it, and knows its bounds, as a hardtanh."""
+    count = 0
+    for node in list(graph.graph.nodes):
+        if node.target is not _aten.clamp.default:
+            continue
+        low, high = _argument(node, "min"), _argument(node, "max")
+        if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high:
+            node.target, node.kwargs = _aten.hardtanh.default, {}
+            node.args = (node.args[0], float(low), float(high))
+            count += 1
+    return count
+
+
 def _squared(node: Any) -> Node | None:
     """x of x², however it is written."""
     if not isinstance(node, Node):
@@ -380,4 +394,5 @@ PASSES = (
     replace_nearest,
     replace_demodulation,
     replace_modulated,
+    replace_clamp,
 )
