@@ -9,10 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import tiny
+from torch import nn
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from genedge.runtime.errors import BadInput
-from genedge.toolkit.generator import load_saved, save
-from genedge.toolkit.quantize import PerChannelSquaredErrorObserver, PortableWeightObserver
+from genedge.toolkit.generator import Component, load_saved, save
+from genedge.toolkit.quantize import (
+    CommonQuantizer,
+    PerChannelSquaredErrorObserver,
+    PortableWeightObserver,
+    known_levels,
+    on_grid,
+    with_int8_tables,
+)
+from genedge.toolkit.replace import float_graph
 from genedge.toolkit.saturation import PAIR
 from genedge.toolkit.weights import as_int8, from_int8, grid_steps
 
@@ -109,3 +119,33 @@ def test_int8_weights_without_their_steps_are_refused(tmp_path):
     save_file(tensors | {name: torch.ones_like(tensors[name]).to(torch.int8)}, path)
     with pytest.raises(BadInput, match=f"{path.name} does not fit: {name} is stored as int8"):
         load_saved(tmp_path / "small", trusted="tiny:tiny")
+
+
+def test_a_module_is_put_on_the_grid_once_for_all():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(40, 12), nn.Linear(12, 24), nn.Linear(24, 6))
+    first = on_grid(module)
+    again = on_grid(first)
+    for one, two, before in zip(
+        first.parameters(), again.parameters(), module.parameters(), strict=True
+    ):
+        assert torch.allclose(one, two, atol=1e-6)
+        assert one.dim() == 1 or as_int8(one.detach()) is not None
+        assert (one - before).abs().max() <= 0.05 * before.abs().max()
+
+
+def test_words_of_an_int8_table_are_rounded_once():
+    """The layer that reads them keeps their steps: no second rounding, so no ties to break."""
+    torch.manual_seed(0)
+    module = with_int8_tables(nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 4)))
+    graph = float_graph(module, (torch.arange(6),))
+    part = Component("text", module, ("tokens",), ("y",))
+    (spec,) = known_levels(tiny(), part, graph).values()
+    assert spec.zero_point == 0
+    assert spec.scale == pytest.approx(float(module[0].scale))
+    prepared = prepare_pt2e(graph, CommonQuantizer(levels=known_levels(tiny(), part, graph)))
+    prepared(torch.arange(6))
+    rounded = [
+        n for n in convert_pt2e(prepared).graph.nodes if "quantize_per_tensor" in str(n.target)
+    ]
+    assert rounded[0].args[1:3] == (pytest.approx(float(module[0].scale)), 0)

@@ -26,6 +26,7 @@ _UNCHANGED = (
     _aten.upsample_nearest2d.vec,
     _aten.upsample_nearest2d.default,
 )
+_PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
 _BIAS = 2  # its place among the arguments of both
 ROUNDS = 3
 PROBE = 1 / 64  # share of the output's range that the bias is moved by, to see what that does
@@ -38,8 +39,13 @@ def _last_bias(graph: GraphModule) -> Any:
     bias = layers[-1].args[_BIAS] if layers and len(layers[-1].args) > _BIAS else None
     if not isinstance(bias, Node) or bias.op != "get_attr" or len(bias.users) != 1:
         return None
+    return _tensor(graph, bias)
+
+
+def _tensor(graph: GraphModule, node: Node) -> Any:
+    """What a get_attr node reads."""
     tensor: Any = graph
-    for part in str(bias.target).split("."):
+    for part in str(node.target).split("."):
         tensor = getattr(tensor, part)
     return tensor
 
@@ -166,3 +172,26 @@ def correct_last_bias(
         error, inside = mean_error()
         bias.data -= error / (inside * gain)
     return True
+
+
+@torch.no_grad()
+def round_biases(quantized: GraphModule) -> int:
+    """Rounds biases, in place, to whole steps of what they are added to: input step × weight step.
+
+    ONNX Runtime and XNNPACK add them as int32 of these steps, OpenVINO as floats. Rounded here, all
+    three and the simulation add the same. Returns how many layers.
+    """
+    count = 0
+    for node in quantized.graph.nodes:
+        if node.target not in _LAYERS or len(node.args) <= _BIAS:
+            continue
+        source, weight, bias = node.args[: _BIAS + 1]
+        if source.target is not _ROUNDING[1] or weight.target is not _PER_CHANNEL:
+            continue
+        if not isinstance(bias, Node) or bias.op != "get_attr" or len(bias.users) != 1:
+            continue
+        value = _tensor(quantized, bias)
+        step = float(source.args[1]) * _tensor(quantized, weight.args[1]).double()
+        value.data = ((value / step).round() * step).to(value.dtype)
+        count += 1
+    return count

@@ -35,13 +35,13 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-from .bias import correct_last_bias, push_flat_outwards
+from .bias import correct_last_bias, push_flat_outwards, round_biases
 from .equalize import equalize
 from .generator import Component, Generator
 from .programs import example_inputs, export_module
 from .replace import FLOAT, float_graph
 from .saturation import PAIR, largest_pair, safe_step
-from .weights import grid_steps
+from .weights import LARGEST, grid_steps
 
 _aten = torch.ops.aten
 _WEIGHTED = {_aten.conv2d.default, _aten.linear.default}
@@ -66,7 +66,11 @@ _MOVES = {
     _aten.pixel_shuffle.default,
 }
 # What gives nothing but numbers of its input.
-_COPIES = _MOVES | {_aten.upsample_nearest2d.vec, _aten.upsample_nearest2d.default}
+_COPIES = _MOVES | {
+    _aten.transpose.int,
+    _aten.upsample_nearest2d.vec,
+    _aten.upsample_nearest2d.default,
+}
 _KEY = "quantization_annotation"
 # Ways to set the range of an activation; each component takes the one that serves it better.
 OBSERVERS: dict[str, Any] = {
@@ -179,6 +183,30 @@ class PortableWeightObserver(PerChannelSquaredErrorObserver):
     portable = True
 
 
+@torch.no_grad()
+def on_grid(module: nn.Module) -> nn.Module:
+    """A copy whose weights lie on the grid that `portable` takes: int8 then costs them nothing, and a
+    file of theirs has half the bytes of float16. Convolutions, linear layers and tables."""
+    module = copy.deepcopy(module)
+    for layer in module.modules():
+        if isinstance(layer, nn.Embedding):
+            table = Int8Embedding(layer.weight.detach())
+            layer.weight.copy_(table.table.float() * table.scale)
+        elif isinstance(layer, (nn.Conv2d, nn.Linear)):
+            observer = PortableWeightObserver(
+                dtype=torch.int8,
+                quant_min=-LARGEST,
+                quant_max=LARGEST,
+                qscheme=torch.per_channel_symmetric,
+                ch_axis=0,
+                eps=2**-16,
+            )
+            observer(layer.weight)
+            steps = observer.calculate_qparams()[0].view(-1, *[1] * (layer.weight.dim() - 1))
+            layer.weight.copy_((layer.weight / steps).round().clamp(-LARGEST, LARGEST) * steps)
+    return module
+
+
 class PerChannelTransposedObserver(PerChannelMinMaxObserver):  # type: ignore[misc]
     """Weights of a transposed convolution, (in, out, H, W): the same search along axis 1.
 
@@ -239,7 +267,8 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
         self.levels = dict(levels or {})
 
     def _input(self, node: Node) -> QuantizationSpec:
-        """How what a layer reads is rounded: pictures, enlarged or not, keep their 256 levels."""
+        """How what a layer reads is rounded: pictures, enlarged or not, and words of an int8 table
+        keep the levels that they have."""
         source: Any = node
         while source.target in _COPIES:
             source = source.args[0]
@@ -343,7 +372,7 @@ def calibrate(
                 chain = any(n.target is _aten.prelu.default for n in graph.graph.nodes)
                 equalize(graph, fed, _OF_PRELU if chain else EQUALIZED[way])
             floats[component.name, way] = copy.deepcopy(graph)
-            levels = image_levels(generator, component, graph)
+            levels = known_levels(generator, component, graph)
             quantizer = CommonQuantizer(cpu == "portable", mine, OBSERVERS[way], levels)
             prepared[component.name, way] = prepare_pt2e(graph, quantizer)
     for i, prompt in enumerate(prompts):
@@ -359,10 +388,15 @@ def calibrate(
     return prepared, floats
 
 
-def image_levels(
+def known_levels(
     generator: Generator, component: Component, graph: GraphModule
 ) -> dict[str, QuantizationSpec]:
-    """By placeholder: the grid of 256 levels of each image input, on which rounding is exact."""
+    """By node: the grid of what has known levels already, on which rounding is exact.
+
+    The 256 levels of image inputs, where zero is one of them, and the whole numbers of int8 tables.
+    A range set by observation would round a table's words once more, many of them at ties, which
+    runtimes break in different ways.
+    """
     places = [n.name for n in graph.graph.nodes if n.op == "placeholder"]
     found = {}
     for place, name in zip(places, component.inputs, strict=True):
@@ -371,7 +405,21 @@ def image_levels(
         zero = -128 - round(spec.low / step) if spec else 0
         if spec and -128 <= zero <= 127 and abs(spec.low / step - round(spec.low / step)) < 1e-6:
             found[place] = replace(_GREY_LEVELS, scale=step, zero_point=zero)
+    for node in graph.graph.nodes:
+        step = _step_of_table(node)
+        if step:
+            found[node.name] = replace(_GREY_LEVELS, scale=step, zero_point=0)
     return found
+
+
+def _step_of_table(node: Node) -> float:
+    """The step of an int8 table whose words this node is (`Int8Embedding`); 0 of any other."""
+    if node.target is not _aten.mul.Tensor or not isinstance(node.args[1], float):
+        return 0.0
+    cast: Any = node.args[0]
+    if cast.target is not _aten.to.dtype or cast.args[0].target is not _aten.embedding.default:
+        return 0.0
+    return node.args[1] if cast.args[0].meta["val"].dtype == torch.int8 else 0.0
 
 
 def _compared(generator: Generator, calibration: int) -> list[dict[str, Tensor]]:
@@ -431,6 +479,7 @@ def quantize(
             push_flat_outwards(graph)
             if len(component.outputs) == 1:
                 correct_last_bias(graph, fed, [t[component.outputs[0]] for t in first])
+            round_biases(graph)
         results = {way: _outputs(graph, fed) for way, graph in graphs.items()}
         errors = {way: _error(component, r, first) for way, r in results.items()}
         ways[name] = min(errors, key=lambda way: errors[way])

@@ -14,6 +14,7 @@ from torch import nn
 
 from genedge.runtime.signature import Signature, TensorSpec
 from genedge.toolkit.generator import TOKENIZER_FILE, Component, Generator, load_saved, save
+from genedge.toolkit.quantize import on_grid
 from genedge.toolkit.train import Report
 
 from . import data
@@ -228,11 +229,11 @@ def train(
     tokenizer = work / TOKENIZER_FILE
     if start is None:
         trained = from_nothing(art, tokenizer, work, report)
-        note: dict[str, Any] = {"pass": "train", "phases": PHASES}
+        note: dict[str, Any] = {"pass": "train", "phases": [*PHASES, "grid"]}
     else:
         trained = onward(start, art, tokenizer, work, report)
-        note = {"pass": "train", "from": start.name, "phases": PHASES[1:]}
-    made = assemble(*trained, tokenizer, art)
+        note = {"pass": "train", "from": start.name, "phases": [*PHASES[1:], "grid"]}
+    made = assemble(*map(on_grid, trained), tokenizer, art)
     generator = replace(made, history=(*(start.history if start else ()), note))
     save(generator, out, force=force, half=True)
     scores = evaluate(load_saved(out), art)
