@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from genedge.runtime.bundled import bundled
 from genedge.runtime.picture import contact_sheet, to_image
 from genedge.runtime.run import load
 from genedge.toolkit.generator import golden_seed, resolve
-from genedge.toolkit.verbs.options import bundled
 
 WHITE = (255, 255, 255)
 HERO = [
