@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-shrink bench-kills bench-steady clean
+.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-shrink bench-kills bench-steady clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -26,6 +26,9 @@ typecheck: $(VENV)/dev.stamp  ## mypy sees the mapped package names only in an i
 
 pytest: $(VENV)/dev.stamp  ## two processes; the tests of one file stay together
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test-all: $(VENV)/dev.stamp lint typecheck  ## the tests of `make test`, and the long grids
+	$(BIN)/pytest -q -m "grid or not grid"
 
 ANDROID := android_demo/tools
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,13 @@ from genedge.runtime.inspect import inspect, stored_as_float
 from genedge.runtime.run import Feed
 from genedge.runtime.signature import Signature
 from genedge.runtime.silence import silenced
-from genedge.runtime.verify import DEFAULTS, Limits, judge
+from genedge.runtime.verify import Limits, default_limits, judge
 
 from .fallback import keep_float
 from .generator import TOKENIZER_FILE, Generator, golden_seed
 from .lowering import can_not_lower
+from .pipeline import SampledGenerator, manifest_rows
+from .pipeline_precision import quantize_pipeline
 from .programs import example_inputs, export_module
 from .quantize import Quantized, quantize, simulated
 from .replace import float_programs
@@ -54,7 +56,7 @@ class Exported:
     """One artifact that was written: where, and what verification measured.
 
     kept: layers in float. kept_bytes: of their weights, of those that a limit made float. risky:
-    layers whose sums can overflow on x86 without VNNI.
+    layers whose sums can overflow on x86 without VNNI. plan: of a pipeline, by component.
     """
 
     directory: Path
@@ -62,6 +64,7 @@ class Exported:
     kept: tuple[str, ...] = ()
     kept_bytes: int = 0
     risky: tuple[str, ...] = ()
+    plan: Mapping[str, str] = field(default_factory=dict)
 
 
 def directory_of(out: Path, model: str, target: str, precision: str, cpu: str) -> Path:
@@ -120,9 +123,11 @@ def _recipe(target: str) -> Callable[..., dict[str, list[Path]]]:
 def audit_size(quantized: Quantized, files: Sequence[Path]) -> None:
     """The size audit: 0.26 × float32 bytes of what was planned int8 + planned float + 150 KB.
 
-    OpenVINO's .xml is text and holds no tensor: it is left out. Raises LimitMissed with both figures.
+    Of a pipeline 150 KB for each component. OpenVINO's .xml is text and holds no tensor: it is left
+    out. Raises LimitMissed with both figures.
     """
-    allowed = AUDIT_SHARE * 4 * quantized.planned_int8 + quantized.planned_float + AUDIT_EXTRA
+    extra = AUDIT_EXTRA * (len(quantized.programs) if quantized.plan else 1)
+    allowed = AUDIT_SHARE * 4 * quantized.planned_int8 + quantized.planned_float + extra
     size = sum(f.stat().st_size for f in files if f.suffix != ".xml")
     if size > allowed:
         raise LimitMissed(
@@ -153,13 +158,15 @@ def export(
     keep: Sequence[str] = (),
     limits: Limits | None = None,
     fallback: bool = False,
+    plan: Mapping[str, str] | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Exported]:
     """Writes one artifact per target, each loaded, run and judged before it gets its name.
 
     keep: modules, as "component.module", that stay float under int8. limits: override the
     precision's defaults where set. fallback: under int8, keeps as few layers float as the limits of
-    PSNR and SSIM need, the same for all targets. Raises BadInput, MissingProgram, and LimitMissed
+    PSNR and SSIM need, the same for all targets; not of a pipeline. plan: of a pipeline under int8,
+    the precision of components (`pipeline_precision`), over the usual one. Raises BadInput, MissingProgram, and LimitMissed
     where an artifact misses a limit or its audit, or no fallback holds the limit: then that artifact
     is not written.
     """
@@ -183,7 +190,9 @@ def export(
     quantized = None
     simulation = None
     kept_bytes = 0
-    if precision == "int8" and fallback and limits is not None:
+    if precision == "int8" and isinstance(generator, SampledGenerator):
+        quantized = quantize_pipeline(generator, cpu=cpu, keep=keep, plan=plan, report=progress)
+    elif precision == "int8" and fallback and limits is not None:
         choice = keep_float(
             generator, psnr=limits.psnr, ssim=limits.ssim, cpu=cpu, keep=keep, report=progress
         )
@@ -215,7 +224,10 @@ def export(
         )
     progress("export", len(targets), len(targets))
     risky = tuple(r.layer for r in preflight(quantized.graphs) if r.channels) if quantized else ()
-    return [replace(d, kept=tuple(keep), kept_bytes=kept_bytes, risky=risky) for d in done]
+    plan = quantized.plan if quantized else {}
+    return [
+        replace(d, kept=tuple(keep), kept_bytes=kept_bytes, risky=risky, plan=plan) for d in done
+    ]
 
 
 def _check_layers(generator: Generator, keep: Sequence[str]) -> None:
@@ -283,6 +295,9 @@ def _export_one(
             "golden": {**file_json(stored(folder / "golden.npz")), "count": len(golden.prompts)},
             "tools": versions(),
         }
+        if isinstance(generator, SampledGenerator):
+            row |= manifest_rows(generator, folder)
+            row["plan"] = quantized.plan if quantized else {}
         if generator.tokenizer is not None:
             (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
             row["tokenizer"] = file_json(stored(folder / TOKENIZER_FILE))
@@ -290,7 +305,7 @@ def _export_one(
         if quantized is not None:
             audit_dtypes(quantized, read_artifact(folder))
         found = run_in_child("measure", directory=str(folder), prompts=None, threads=1)
-        chosen = DEFAULTS[precision]
+        chosen = default_limits(read_artifact(folder))
         if limits is not None:
             chosen = replace(chosen, **{k: v for k, v in vars(limits).items() if v is not None})
         for missed in judge(read_artifact(folder), found, chosen):

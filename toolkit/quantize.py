@@ -104,7 +104,8 @@ class Quantized:
     ranges: by component, which of OBSERVERS set the ranges. planned_int8, planned_float: bytes of
     the weights that become int8, and of those that do not. graphs: PT2E's converted graphs, of
     which the programs were made. floats: the float graphs that they were made of, equalized where
-    that served better. int8_shapes: by component, of the tensors that become int8.
+    that served better. int8_shapes: by component, of the tensors that become int8. plan: of a
+    pipeline, the precision of each component.
     """
 
     programs: dict[str, ExportedProgram]
@@ -115,6 +116,7 @@ class Quantized:
     graphs: dict[str, GraphModule] = field(default_factory=dict)
     floats: dict[str, GraphModule] = field(default_factory=dict)
     int8_shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    plan: dict[str, str] = field(default_factory=dict)
 
 
 class Int8Embedding(nn.Module):

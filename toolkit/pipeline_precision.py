@@ -1,0 +1,211 @@
+"""Precision of a pipeline, component by component: what becomes int8, what is calibrated on what.
+
+Text encoders keep float arithmetic and store their weights as int8: they run once a picture, and an
+error of theirs is in every step. The denoiser is static int8, calibrated on the latents of the real
+float walk at every one of its timesteps, with guidance's second run beside the first. The decoder is
+int8 where the picture allows it. First and last convolution and the time embedding stay float.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+
+from genedge.runtime.errors import BadInput
+from genedge.runtime.metrics import picture_psnr
+from genedge.runtime.picture import to_pixels
+
+from .generator import Component
+from .pipeline import SampledGenerator, with_components
+from .programs import export_module
+from .quantize import OBSERVERS, CommonQuantizer, Int8Embedding, Quantized, used_tensors
+
+FLOAT, INT8, WEIGHTS, AUTO = "float", "int8", "weights-int8", "auto"
+PLANS = (FLOAT, INT8, WEIGHTS, AUTO)
+# dB of the picture that the decoder alone may cost: Apple's rule for a convolution that goes int8.
+DECODER_PSNR = 38.0
+WAYS = ("histogram", "minmax")
+COMPARED = 2  # prompts that choose between ways, and whether the decoder is int8
+_KEY = "quantization_annotation"
+# Modules that stay float, by name behind the wrapper's own: first and last layers, time embedding.
+EDGES = (
+    "conv_in", "conv_out", "time_proj", "time_embedding", "add_time_proj", "add_embedding",
+    "pos_embed", "time_text_embed", "norm_out", "proj_out",
+    "decoder.conv_in", "decoder.conv_out", "post_quant_conv",
+)  # fmt: skip
+Report = Callable[[str, int, int], None]
+
+
+class WeightQuantizer(CommonQuantizer):
+    """Annotates the weights of linear layers and convolutions alone."""
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        for node in model.graph.nodes:
+            layer = node.target in (
+                torch.ops.aten.linear.default,
+                torch.ops.aten.conv2d.default,
+            )
+            if layer and not self._kept(node):
+                node.meta[_KEY] = QuantizationAnnotation({node.args[1]: self.weight}, None, True)
+        return model
+
+
+def usual_plan(generator: SampledGenerator) -> dict[str, str]:
+    """Precision by component where nobody says otherwise."""
+    spec = generator.sampler
+    assert spec is not None
+    plan = dict.fromkeys(spec.encoders, WEIGHTS)
+    return plan | {spec.denoiser: INT8, spec.decoder: AUTO}
+
+
+def checked_plan(generator: SampledGenerator, plan: Mapping[str, str] | None) -> dict[str, str]:
+    """The usual plan with `plan` over it. Raises BadInput for an unknown component or word."""
+    chosen = usual_plan(generator)
+    for name, word in (plan or {}).items():
+        if name not in chosen:
+            raise BadInput(f"component {name!r} is unknown; known: {', '.join(chosen)}")
+        if word not in PLANS or (word == AUTO and chosen[name] != AUTO):
+            raise BadInput(f"{name}={word}: unknown; known: {', '.join(PLANS[:3])}")
+        chosen[name] = word
+    return chosen
+
+
+def edges_of(component: Component) -> list[str]:
+    """Names of the component's modules that stay float, as component.module."""
+    names = [n for n, _ in component.module.named_modules()]
+    found = [f"model.{e}" for e in EDGES if f"model.{e}" in names]
+    layers = [n for n in names if n.startswith("model.decoder.layers.") and n.count(".") == 3]
+    found += [layers[0], layers[-1]] if layers else []  # of a tiny autoencoder
+    return [f"{component.name}.{n}" for n in found]
+
+
+def quantize_pipeline(
+    generator: SampledGenerator,
+    *,
+    cpu: str = "portable",
+    keep: Iterable[str] = (),
+    plan: Mapping[str, str] | None = None,
+    report: Report = lambda what, done, total: None,
+) -> Quantized:
+    """int8 programs as planned, calibrated on the generator's own walks.
+
+    keep: layers more that stay float. The walk of each calibration prompt goes through the
+    observers while it is walked: no latents are kept. Raises BadInput for a plan that names what is
+    not there.
+    """
+    chosen = checked_plan(generator, plan)
+    keep = tuple(keep)
+    by_name = {c.name: c for c in generator.components}
+    static = [n for n, word in chosen.items() if word in (INT8, AUTO)]
+    first = generator.tensors(generator.prepare(generator.calibration[0], 0))
+    examples = {
+        n: tuple(first[i].detach().clone().contiguous() for i in c.inputs)
+        for n, c in by_name.items()
+    }
+    floats = {n: export_module(c.module, examples[n]) for n, c in by_name.items()}
+    prepared = {
+        (n, way): prepare_pt2e(
+            floats[n].module(),
+            CommonQuantizer(
+                cpu == "portable", _of(n, (*edges_of(by_name[n]), *keep)), OBSERVERS[way]
+            ),
+        )
+        for n in static
+        for way in WAYS
+    }
+    _calibrate(generator, prepared, report)
+    graphs = {key: convert_pt2e(graph) for key, graph in prepared.items()}
+    programs: dict[str, ExportedProgram] = dict(floats)
+    modules: dict[str, nn.Module] = {}
+    for name, word in chosen.items():
+        if word == WEIGHTS:
+            graph = _weights_int8(by_name[name], examples[name], cpu, _of(name, keep))
+            programs[name] = export_module(graph, examples[name])
+            modules[name] = programs[name].module()
+    ways: dict[str, str] = {}
+    converted: dict[str, GraphModule] = {}
+    for name in static:
+        way, psnr = _better(generator, name, {w: graphs[name, w] for w in WAYS})
+        if chosen[name] == AUTO:
+            chosen[name] = INT8 if psnr >= DECODER_PSNR else FLOAT
+        if chosen[name] == INT8:
+            ways[name], converted[name] = way, graphs[name, way]
+            programs[name] = export_module(graphs[name, way], examples[name])
+            modules[name] = programs[name].module()
+    small = large = 0
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    for name, program in programs.items():
+        used = used_tensors(program).values()
+        shapes[name] = [tuple(t.shape) for t in used if t.dtype == torch.int8]
+        small += sum(t.numel() for t in used if t.dtype == torch.int8)
+        large += sum(t.numel() * t.element_size() for t in used if t.dtype != torch.int8)
+    all_modules = {n: modules.get(n, c.module) for n, c in by_name.items()}
+    return Quantized(programs, all_modules, ways, small, large, converted, {}, shapes, plan=chosen)
+
+
+def _of(component: str, names: Iterable[str]) -> list[str]:
+    front = f"{component}."
+    return [n.removeprefix(front) for n in names if n.startswith(front)]
+
+
+def _calibrate(
+    generator: SampledGenerator, prepared: Mapping[tuple[str, str], Any], report: Report
+) -> None:
+    """Each prompt's walk, through the observers of every prepared graph."""
+    inputs = {c.name: c.inputs for c in generator.components}
+
+    def watch(name: str, tensors: Mapping[str, Tensor]) -> None:
+        for (component, _), graph in prepared.items():
+            if component == name:
+                graph(*(tensors[n] for n in inputs[name]))
+
+    for i, prompt in enumerate(generator.calibration):
+        generator.walked(generator.prepare(prompt, seed=i), watch)
+        report("calibrate", i + 1, len(generator.calibration))
+
+
+def _weights_int8(
+    component: Component, example: tuple[Tensor, ...], cpu: str, keep: list[str]
+) -> GraphModule:
+    """The component with int8 weights and float arithmetic."""
+    module = copy.deepcopy(component.module)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            # A table of positions is read whole, and its width asked for: it stays.
+            if isinstance(child, nn.Embedding) and "token" in name:
+                setattr(parent, name, Int8Embedding(child.weight.detach()))
+    # Products are summed in float: no CPU profile asks for coarser weights.
+    graph = prepare_pt2e(export_module(module, example).module(), WeightQuantizer(False, keep))
+    with torch.no_grad():
+        graph(*example)
+    return convert_pt2e(graph)  # type: ignore[no-any-return]
+
+
+def _better(
+    generator: SampledGenerator, name: str, graphs: Mapping[str, GraphModule]
+) -> tuple[str, float]:
+    """Which way's pictures are nearer to float's where this component alone is int8, and their PSNR.
+
+    Two prompts with seeds that were not calibrated on.
+    """
+
+    def pictures(one: SampledGenerator) -> list[np.ndarray]:
+        feeds = [one.prepare(p, 500 + i) for i, p in enumerate(one.calibration[:COMPARED])]
+        return [to_pixels(one.walked(f, lambda n, t: None), one.signature) for f in feeds]
+
+    true = pictures(generator)
+    found = {}
+    for way, graph in graphs.items():
+        drawn = pictures(with_components(generator, {name: graph}))
+        found[way] = float(np.mean([picture_psnr(a, b) for a, b in zip(drawn, true, strict=True)]))
+    best = max(found, key=lambda way: found[way])
+    return best, found[best]
