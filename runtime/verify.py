@@ -135,8 +135,8 @@ def verify(
 
 def _golden(artifact: Artifact, golden: Mapping[Path, Path], prompts: int | None) -> Golden:
     other = golden.get(artifact.directory)
-    golden = read_golden(artifact) if other is None else read_golden_file(other)
-    return spread(golden, counted(artifact, prompts))
+    whole = read_golden(artifact) if other is None else read_golden_file(other)
+    return spread(whole, counted(artifact, prompts))
 
 
 def _baselines(

@@ -166,9 +166,9 @@ def export(
     keep: modules, as "component.module", that stay float under int8. limits: override the
     precision's defaults where set. fallback: under int8, keeps as few layers float as the limits of
     PSNR and SSIM need, the same for all targets; not of a pipeline. plan: of a pipeline under int8,
-    the precision of components (`pipeline_precision`), over the usual one. Raises BadInput, MissingProgram, and LimitMissed
-    where an artifact misses a limit or its audit, or no fallback holds the limit: then that artifact
-    is not written.
+    the precision of components (`pipeline_precision`), over the usual one. Raises BadInput,
+    MissingProgram, and LimitMissed where an artifact misses a limit or its audit, or no fallback
+    holds the limit: then that artifact is not written.
     """
     for value, known, what in (
         (precision, PRECISIONS, "precision"),

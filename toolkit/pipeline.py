@@ -87,9 +87,15 @@ class SampledGenerator(Generator):
     words: Mapping[str, WordTokenizer] = field(default_factory=dict)
     word_files: Mapping[str, str] = field(default_factory=dict)
 
-    def prepare(self, prompt: str, seed: int, style: str = "") -> Feed:
-        """Token ids and noise for one picture."""
-        return prepare(self.signature, self.words, prompt, seed, style)
+    def prepare(
+        self,
+        prompt: str,
+        seed: int,
+        style: str = "",
+        images: Mapping[str, np.ndarray] | None = None,
+    ) -> Feed:
+        """Token ids and noise for one picture. Raises what the function of this name raises."""
+        return prepare(self.signature, self.words, prompt, seed, style, images)
 
     @torch.no_grad()
     def tensors(self, feed: Feed) -> dict[str, Tensor]:

@@ -308,8 +308,10 @@ def _moved(node: Node) -> Node | None:
 
 
 def _last_levels(node: Node) -> QuantizationSpec | None:
-    clamp = node.target is _aten.hardtanh.default
-    return _LAST_LEVELS.get(tuple(node.args[1:3])) if clamp else None  # type: ignore[call-overload]
+    if node.target is not _aten.hardtanh.default:
+        return None
+    bounds: Any = tuple(node.args[1:3])
+    return _LAST_LEVELS.get(bounds)
 
 
 def calibrate(

@@ -87,7 +87,8 @@ def of_prompts(
 ) -> None:
     """Writes golden pictures of other prompts to `out`, each prompt with a fixed seed of its own.
 
-    artifact: whose steps and guidance a pipeline is drawn with. Raises BadInput where model is none, or a prompt can not be used.
+    artifact: whose steps and guidance a pipeline is drawn with. Raises BadInput where model is none,
+    or a prompt can not be used.
     """
     seeds = [golden_seed(i) for i in range(len(prompts))]
     walk = options_of(read_artifact(artifact)) if artifact is not None else None
