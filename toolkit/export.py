@@ -35,6 +35,7 @@ from genedge.runtime.signature import Signature
 from genedge.runtime.silence import silenced
 from genedge.runtime.verify import Limits, default_limits, judge
 
+from .estimate import check_room, estimated
 from .fallback import keep_float
 from .generator import TOKENIZER_FILE, Generator, golden_seed
 from .lowering import can_not_lower
@@ -168,7 +169,8 @@ def export(
     PSNR and SSIM need, the same for all targets; not of a pipeline. plan: of a pipeline under int8,
     the precision of components (`pipeline_precision`), over the usual one. Raises BadInput,
     MissingProgram, and LimitMissed where an artifact misses a limit or its audit, or no fallback
-    holds the limit: then that artifact is not written.
+    holds the limit: then that artifact is not written; EnvironmentFailed where a large component
+    would not fit in memory or on the disk.
     """
     for value, known, what in (
         (precision, PRECISIONS, "precision"),
@@ -187,6 +189,7 @@ def export(
         if folder.exists() and not force:
             raise BadInput(f"{folder} exists already; use --force to replace it, or another --out")
     _check_layers(generator, keep)
+    check_room(estimated(generator, targets, precision), precision, targets, out)
     quantized = None
     simulation = None
     kept_bytes = 0
@@ -264,8 +267,10 @@ def _export_one(
         except GenedgeError:
             raise
         except Exception as problem:
+            tensors = generator.example()
             own = [
-                export_module(c.module, example_inputs(generator, c)) for c in generator.components
+                export_module(c.module, example_inputs(generator, c, tensors))
+                for c in generator.components
             ]
             raise can_not_lower(target, own, problem) from problem
         if quantized is not None:

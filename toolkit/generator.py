@@ -108,6 +108,11 @@ class Generator:
             named |= dict(zip(component.outputs, results, strict=True))
         return named
 
+    def example(self) -> dict[str, Tensor]:
+        """Every named tensor of the first prompt that the generator lists."""
+        prompt = [*self.calibration, *self.golden, "a picture"][0]
+        return self.tensors(self.prepare(prompt, seed=0))
+
     def pixels(self, feed: Feed) -> np.ndarray:
         """uint8 (H, W, 4), straight alpha: the float reference."""
         return to_pixels(self.tensors(feed)[self.signature.output_name].numpy(), self.signature)

@@ -109,6 +109,12 @@ class SampledGenerator(Generator):
         self.walked(feed, keep)
         return found
 
+    def example(self) -> dict[str, Tensor]:
+        """The same, of a walk that is cut short: every component runs in it all the same."""
+        assert self.sampler is not None
+        one = replace(self, sampler=short(self.sampler))
+        return one.tensors(self.prepare(self.calibration[0], 0))
+
     @torch.no_grad()
     def walked(self, feed: Feed, watch: Callable[[str, Mapping[str, Tensor]], None]) -> np.ndarray:
         """The values of one picture. watch: told each component's name, inputs and outputs, at each
@@ -117,6 +123,11 @@ class SampledGenerator(Generator):
         runs = {c.name: _run(c, watch) for c in self.components}
         negative = {n: t.encode(self.sampler.negative or "")[0] for n, t in self.words.items()}
         return draw(self.sampler, runs, feed.inputs, negative)[self.signature.output_name]
+
+
+def short(spec: SamplerSpec) -> SamplerSpec:
+    """The same walk in two steps at most."""
+    return replace(spec, steps=min(2, spec.steps))
 
 
 def _run(

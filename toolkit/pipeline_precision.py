@@ -26,7 +26,7 @@ from genedge.runtime.picture import to_pixels
 
 from .generator import Component
 from .pipeline import SampledGenerator, with_components
-from .programs import export_module
+from .programs import example_inputs, export_module
 from .quantize import OBSERVERS, CommonQuantizer, Int8Embedding, Quantized, used_tensors
 
 FLOAT, INT8, WEIGHTS, AUTO = "float", "int8", "weights-int8", "auto"
@@ -106,11 +106,8 @@ def quantize_pipeline(
     keep = tuple(keep)
     by_name = {c.name: c for c in generator.components}
     static = [n for n, word in chosen.items() if word in (INT8, AUTO)]
-    first = generator.tensors(generator.prepare(generator.calibration[0], 0))
-    examples = {
-        n: tuple(first[i].detach().clone().contiguous() for i in c.inputs)
-        for n, c in by_name.items()
-    }
+    first = generator.example()
+    examples = {n: example_inputs(generator, c, first) for n, c in by_name.items()}
     floats = {n: export_module(c.module, examples[n]) for n, c in by_name.items()}
     prepared = {
         (n, way): prepare_pt2e(

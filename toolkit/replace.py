@@ -49,14 +49,15 @@ def float_graph(module: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
 
 def float_programs(generator: Generator) -> dict[str, ExportedProgram]:
     """One program per component. A pipeline's stay as they are: proofs would copy its weights."""
+    tensors = generator.example()
     if isinstance(generator, SampledGenerator):
         return {
-            c.name: export_module(c.module.eval(), example_inputs(generator, c))
+            c.name: export_module(c.module.eval(), example_inputs(generator, c, tensors))
             for c in generator.components
         }
     found = {}
     for c in generator.components:
-        example = example_inputs(generator, c)
+        example = example_inputs(generator, c, tensors)
         found[c.name] = export_module(float_graph(c.module.eval(), example), example)
     return found
 

@@ -73,6 +73,7 @@ def export(
     from ..progress import reporting
 
     need_torch()
+    from ..estimate import check_room, estimated, run_seconds
     from ..export import export as run
     from ..generator import resolve
 
@@ -88,6 +89,10 @@ def export(
     }
     generator = resolve(model, {**walk, "golden": prompts})
     planned = _pipeline_plan(generator, plan, precision, walk, quiet)
+    guess = estimated(generator, targets, precision)
+    check_room(guess, precision, targets, out)
+    if guess.large and not quiet:
+        print(guess.text(run_seconds(generator)), flush=True)
     with reporting(quiet) as progress:
         done = run(
             generator,
