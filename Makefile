@@ -27,8 +27,9 @@ typecheck: $(VENV)/dev.stamp  ## mypy sees the mapped package names only in an i
 pytest: $(VENV)/dev.stamp  ## two processes; the tests of one file stay together
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-test-all: $(VENV)/dev.stamp lint typecheck  ## the tests of `make test`, and the long grids
-	$(BIN)/pytest -q -m "grid or not grid"
+test-all: $(VENV)/dev.stamp lint typecheck  ## the tests of `make test`, and the long grids: docs/pipelines-grid.md
+	GENEDGE_GRID=build/grid.json $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "grid or not grid"
+	$(BIN)/python tests/grid.py build/grid.json docs/pipelines-grid.md
 
 ANDROID := android_demo/tools
 

@@ -16,7 +16,15 @@ settings.register_profile("genedge", deadline=None, max_examples=50, derandomize
 settings.load_profile("genedge")
 
 # Begun first, so that no worker is left alone with one of them at the end; each takes a minute or more.
-LONG = ("test_emoji", "test_blame", "test_android", "test_export", "test_adopt", "test_tune")
+LONG = (
+    "test_pipeline",
+    "test_emoji",
+    "test_blame",
+    "test_android",
+    "test_export",
+    "test_adopt",
+    "test_tune",
+)
 
 
 def pytest_collection_modifyitems(items):
