@@ -256,3 +256,37 @@ def test_calibration_sees_every_timestep_of_real_walks(saved):
         )
     once = sorted(generator.sampler.walk().timesteps, reverse=True)
     assert seen == [t for t in once for _ in range(2)] * 2
+
+
+def test_ranges_of_both_ways_come_from_one_walk(saved):
+    """What the histograms saw last is what plain observers would have seen of the same walks."""
+    from torchao.quantization.pt2e import MinMaxObserver
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+
+    from genedge.toolkit.pipeline import with_components
+    from genedge.toolkit.pipeline_precision import _calibrate, _same_ranges
+    from genedge.toolkit.programs import example_inputs, export_module
+    from genedge.toolkit.quantize import OBSERVERS, CommonQuantizer
+
+    generator = load_pipeline(saved("turbo"), **WALKS["turbo"])
+    unet = generator.components[1]
+    program = export_module(unet.module, example_inputs(generator, unet))
+    plain, mine, histogram = (
+        prepare_pt2e(program.module(), CommonQuantizer(True, (), OBSERVERS[way]))
+        for way in ("minmax", "minmax", "histogram")
+    )
+    _calibrate(generator, {"unet": plain}, lambda what, done, total: None)
+    _calibrate(generator, {"unet": histogram}, lambda what, done, total: None)
+    _same_ranges(histogram, mine)
+    compared = 0
+    for name, observer in plain.named_children():
+        if name.startswith("activation_post_process"):
+            other = mine.get_submodule(name)
+            assert type(other) is type(observer)
+            assert np.array_equal(observer.min_val, other.min_val), name
+            assert np.array_equal(observer.max_val, other.max_val), name
+            compared += isinstance(observer, MinMaxObserver)
+    assert compared > 20
+    feed = generator.prepare(PROMPT, 5)
+    observed = with_components(generator, {"unet": plain})
+    assert np.array_equal(observed.pixels(feed), generator.pixels(feed))

@@ -31,8 +31,8 @@ _PEAK = {
     ("openvino", "fp32"): 2.5,
     ("openvino", "fp16"): 2.5,
     ("openvino", "int8"): 2.5,
-    ("executorch", "fp32"): 7.0,
-    ("executorch", "int8"): 7.0,
+    ("executorch", "fp32"): 5.0,
+    ("executorch", "int8"): 5.0,
 }
 _STORED = {"fp32": 1.0, "fp16": 0.5, "int8": 0.3}  # bytes of the files per float32 byte
 # Seconds of lowering and writing: always, and per GB of float32 weights.

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
+from torchao.quantization.pt2e import HistogramObserver, ObserverBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
 
@@ -98,8 +98,8 @@ def quantize_pipeline(
 ) -> Quantized:
     """int8 programs as planned, calibrated on the generator's own walks.
 
-    keep: layers more that stay float. The walk of each calibration prompt goes through the
-    observers while it is walked: no latents are kept. Raises BadInput for a plan that names what is
+    keep: layers more that stay float. The observers watch each calibration prompt's walk while it
+    is walked: no latents are kept. Raises BadInput for a plan that names what is
     not there.
     """
     chosen = checked_plan(generator, plan)
@@ -119,7 +119,9 @@ def quantize_pipeline(
         for n in static
         for way in WAYS
     }
-    _calibrate(generator, prepared, report)
+    _calibrate(generator, {n: prepared[n, WAYS[0]] for n in static}, report)
+    for name in static:
+        _same_ranges(prepared[name, "histogram"], prepared[name, "minmax"])
     graphs = {key: convert_pt2e(graph) for key, graph in prepared.items()}
     programs: dict[str, ExportedProgram] = dict(floats)
     modules: dict[str, nn.Module] = {}
@@ -155,19 +157,24 @@ def _of(component: str, names: Iterable[str]) -> list[str]:
 
 
 def _calibrate(
-    generator: SampledGenerator, prepared: Mapping[tuple[str, str], Any], report: Report
+    generator: SampledGenerator, prepared: Mapping[str, nn.Module], report: Report
 ) -> None:
-    """Each prompt's walk, through the observers of every prepared graph."""
-    inputs = {c.name: c.inputs for c in generator.components}
-
-    def watch(name: str, tensors: Mapping[str, Tensor]) -> None:
-        for (component, _), graph in prepared.items():
-            if component == name:
-                graph(*(tensors[n] for n in inputs[name]))
-
+    """Each prompt's walk, taken by the prepared graphs: observers change nothing, so that it is the
+    float walk, and each component runs once a step."""
+    watched = with_components(generator, prepared)
     for i, prompt in enumerate(generator.calibration):
-        generator.walked(generator.prepare(prompt, seed=i), watch)
+        watched.walked(watched.prepare(prompt, seed=i), lambda name, tensors: None)
         report("calibrate", i + 1, len(generator.calibration))
+
+
+def _same_ranges(histogram: nn.Module, minmax: nn.Module) -> None:
+    """Gives the graph that takes whole ranges what the other one, of the same layers, has seen."""
+    for name, seen in histogram.named_children():
+        if isinstance(seen, HistogramObserver):
+            other = minmax.get_submodule(name)
+            other.min_val, other.max_val = seen.min_val.clone(), seen.max_val.clone()
+        elif isinstance(seen, ObserverBase):  # of weights: they are the same
+            setattr(minmax, name, seen)
 
 
 def _weights_int8(
