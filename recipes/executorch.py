@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,6 +95,9 @@ def export(programs: Programs, directory: Path, options: Options) -> dict[str, l
             ).to_executorch()
         _check_kernels(lowered.executorch_program.execution_plan[0].operators)
         path = directory / f"{name}.pte"
-        path.write_bytes(lowered.buffer)
+        with path.open("wb") as file:
+            lowered.write_to_file(file)
         files[name] = [path]
+        del lowered
+        gc.collect()  # graphs hold themselves in circles, and with them the weights
     return files

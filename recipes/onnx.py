@@ -78,16 +78,19 @@ def _taken_out(model: onnx_ir.Model) -> dict[str, Any]:
 
     In the model each becomes a reference to a file that is not there yet.
     """
-    weights = {n: v for n, v in model.graph.initializers.items() if v.const_value is not None}
-    if sum(v.const_value.nbytes for v in weights.values()) <= EXTERNAL_ABOVE:
+    values = model.graph.initializers
+    weights: dict[str, Any] = {
+        n: v.const_value for n, v in values.items() if v.const_value is not None
+    }
+    if sum(t.nbytes for t in weights.values()) <= EXTERNAL_ABOVE:
         return {}
-    outside = {}
-    for name, value in weights.items():
-        tensor = value.const_value
-        if tensor.nbytes < _INLINE or len(tensor.shape) < 2:
-            continue
-        outside[name] = tensor
-        value.const_value = onnx_ir.ExternalTensor(
+    outside = {
+        name: tensor
+        for name, tensor in weights.items()
+        if tensor.nbytes >= _INLINE and len(tensor.shape) > 1
+    }
+    for name, tensor in outside.items():
+        values[name].const_value = onnx_ir.ExternalTensor(
             DATA, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name
         )
     return outside

@@ -31,8 +31,8 @@ _PEAK = {
     ("openvino", "fp32"): 2.5,
     ("openvino", "fp16"): 2.5,
     ("openvino", "int8"): 2.5,
-    ("executorch", "fp32"): 5.0,
-    ("executorch", "int8"): 5.0,
+    ("executorch", "fp32"): 4.0,
+    ("executorch", "int8"): 4.0,
 }
 _STORED = {"fp32": 1.0, "fp16": 0.5, "int8": 0.3}  # bytes of the files per float32 byte
 # Seconds of lowering and writing: always, and per GB of float32 weights.
@@ -87,9 +87,9 @@ def estimated(generator: Generator, targets: Sequence[str], precision: str) -> E
         calls = _calls(generator.sampler)
     walks = 1.0 + pictures + len(targets) * (pictures + 1)
     if precision == "int8":
-        # Calibration; the ways of denoiser and decoder, beside float; golden pictures simulated.
-        walks += len(generator.calibration[:128]) * (1 + len(WAYS) * _OBSERVED)
-        walks += COMPARED * (3 + len(WAYS) * _OBSERVED) + pictures * _OBSERVED
+        # Calibration; the ways to set ranges, beside float; golden pictures simulated.
+        walks += len(generator.calibration[:128]) * _OBSERVED
+        walks += COMPARED * (1 + len(WAYS) * _OBSERVED) + pictures * _OBSERVED
     return Estimate(
         component=largest,
         parameters=sizes[largest],

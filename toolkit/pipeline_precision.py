@@ -9,7 +9,7 @@ int8 where the picture allows it. First and last convolution and the time embedd
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
 from genedge.runtime.errors import BadInput
 from genedge.runtime.metrics import picture_psnr
 from genedge.runtime.picture import to_pixels
+from genedge.runtime.run import Feed
+from genedge.runtime.sampler import FINAL
 
 from .generator import Component
 from .pipeline import SampledGenerator, with_components
@@ -132,8 +134,9 @@ def quantize_pipeline(
             modules[name] = programs[name].module()
     ways: dict[str, str] = {}
     converted: dict[str, GraphModule] = {}
+    walks = _walks(generator) if static else []
     for name in static:
-        way, psnr = _better(generator, name, {w: graphs[name, w] for w in WAYS})
+        way, psnr = _better(generator, name, {w: graphs[name, w] for w in WAYS}, walks)
         if chosen[name] == AUTO:
             chosen[name] = INT8 if psnr >= DECODER_PSNR else FLOAT
         if chosen[name] == INT8:
@@ -194,22 +197,41 @@ def _weights_int8(
     return convert_pt2e(graph)  # type: ignore[no-any-return]
 
 
+@torch.no_grad()
+def _walks(generator: SampledGenerator) -> list[tuple[Feed, Tensor, np.ndarray]]:
+    """Of prompts with seeds that were not calibrated on: the feed, final latents, float picture."""
+
+    def walk(feed: Feed) -> tuple[Feed, Tensor, np.ndarray]:
+        last: dict[str, Tensor] = {}
+        values = generator.walked(feed, lambda name, tensors: last.update(tensors))
+        return feed, last[FINAL], to_pixels(values, generator.signature)
+
+    prompts = generator.calibration[:COMPARED]
+    return [walk(generator.prepare(p, 500 + i)) for i, p in enumerate(prompts)]
+
+
+@torch.no_grad()
 def _better(
-    generator: SampledGenerator, name: str, graphs: Mapping[str, GraphModule]
+    generator: SampledGenerator,
+    name: str,
+    graphs: Mapping[str, GraphModule],
+    walks: Sequence[tuple[Feed, Tensor, np.ndarray]],
 ) -> tuple[str, float]:
     """Which way's pictures are nearer to float's where this component alone is int8, and their PSNR.
 
-    Two prompts with seeds that were not calibrated on.
+    The decoder is given the float walk's latents: nothing before it changes.
     """
-
-    def pictures(one: SampledGenerator) -> list[np.ndarray]:
-        feeds = [one.prepare(p, 500 + i) for i, p in enumerate(one.calibration[:COMPARED])]
-        return [to_pixels(one.walked(f, lambda n, t: None), one.signature) for f in feeds]
-
-    true = pictures(generator)
+    assert generator.sampler is not None
     found = {}
     for way, graph in graphs.items():
-        drawn = pictures(with_components(generator, {name: graph}))
-        found[way] = float(np.mean([picture_psnr(a, b) for a, b in zip(drawn, true, strict=True)]))
+        one = with_components(generator, {name: graph})
+        psnrs = []
+        for feed, latents, true in walks:
+            if name == generator.sampler.decoder:
+                values = graph(latents).numpy()
+            else:
+                values = one.walked(feed, lambda name, tensors: None)
+            psnrs.append(picture_psnr(to_pixels(values, generator.signature), true))
+        found[way] = float(np.mean(psnrs))
     best = max(found, key=lambda way: found[way])
     return best, found[best]
