@@ -149,12 +149,19 @@ class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[
     """
 
     portable = False
+    found: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        self.weight = x.detach()
+        self.weight, self.found = x.detach(), None
         return super().forward(x)  # type: ignore[no-any-return]
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Searches once for each weight: two graphs may share the observer."""
+        if self.found is None:
+            self.found = self._search()
+        return self.found
+
+    def _search(self) -> tuple[Tensor, Tensor]:
         scale, zero = PerChannelMinMaxObserver.calculate_qparams(self)
         rows = self.weight.flatten(1)
         largest = rows.abs().amax(1).clamp(min=self.eps.item())
@@ -188,12 +195,14 @@ class PerChannelTransposedObserver(PerChannelMinMaxObserver):  # type: ignore[mi
     """
 
     portable = False
+    found: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        self.weight = x.detach().transpose(0, 1)
+        self.weight, self.found = x.detach().transpose(0, 1), None
         return super().forward(x)  # type: ignore[no-any-return]
 
     calculate_qparams = PerChannelSquaredErrorObserver.calculate_qparams
+    _search = PerChannelSquaredErrorObserver._search
 
 
 class PortablePerChannelTransposedObserver(PerChannelTransposedObserver):
