@@ -1,5 +1,6 @@
 """Large components: weights beside the message, and a word before the work starts."""
 
+import importlib
 import shutil
 from dataclasses import replace
 
@@ -124,3 +125,16 @@ def test_what_an_export_takes_is_said_and_what_does_not_fit_is_refused(
     assert not (tmp_path / "out").exists()
     small = replace(guess, parameters=10)
     estimate.check_room(small, "fp32", ["onnx"], tmp_path)
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "executorch"])
+def test_the_audit_reads_large_files_in_another_process(artifacts, monkeypatch, target):
+    from genedge.runtime.artifact import read_artifact
+
+    module = importlib.import_module("genedge.toolkit.export")
+    artifact = read_artifact(artifacts[target, "int8"])
+    near = module._stored(artifact)
+    monkeypatch.setattr(module, "LARGE", 1)
+    far = module._stored(artifact)
+    assert [(one.component, one.stored) for one in far] == [(o.component, o.stored) for o in near]
+    assert any(t.dtype in ("int8", "uint8") for one in far for t in one.stored)

@@ -261,10 +261,10 @@ def test_calibration_sees_every_timestep_of_real_walks(saved):
 def test_ranges_of_both_ways_come_from_one_walk(saved):
     """What the histograms saw last is what plain observers would have seen of the same walks."""
     from torchao.quantization.pt2e import MinMaxObserver
-    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     from genedge.toolkit.pipeline import with_components
-    from genedge.toolkit.pipeline_precision import _calibrate, _same_ranges
+    from genedge.toolkit.pipeline_precision import _calibrate, _late_weights, _same_ranges
     from genedge.toolkit.programs import example_inputs, export_module
     from genedge.toolkit.quantize import OBSERVERS, CommonQuantizer
 
@@ -290,3 +290,7 @@ def test_ranges_of_both_ways_come_from_one_walk(saved):
     feed = generator.prepare(PROMPT, 5)
     observed = with_components(generator, {"unet": plain})
     assert np.array_equal(observed.pixels(feed), generator.pixels(feed))
+    nodes = list(_late_weights(convert_pt2e(plain)).graph.nodes)
+    weights = [n for n in nodes if "dequantize_per_channel" in str(n.target)]
+    assert len(weights) > 20
+    assert all(nodes[nodes.index(n) + 1] in n.users for n in weights)

@@ -29,13 +29,13 @@ from genedge.runtime.artifact import (
 )
 from genedge.runtime.child import run_in_child
 from genedge.runtime.errors import BadInput, GenedgeError, LimitMissed, MissingProgram
-from genedge.runtime.inspect import inspect, stored_as_float
+from genedge.runtime.inspect import Inspected, Stored, inspect, stored_as_float
 from genedge.runtime.run import Feed
 from genedge.runtime.signature import Signature
 from genedge.runtime.silence import silenced
 from genedge.runtime.verify import Limits, default_limits, judge
 
-from .estimate import check_room, estimated
+from .estimate import LARGE, check_room, estimated
 from .fallback import keep_float
 from .generator import TOKENIZER_FILE, Generator, golden_seed
 from .lowering import can_not_lower
@@ -139,13 +139,27 @@ def audit_size(quantized: Quantized, files: Sequence[Path]) -> None:
 
 def audit_dtypes(quantized: Quantized, artifact: Artifact) -> None:
     """Raises LimitMissed with the names of tensors that were planned int8 and are stored as float."""
-    wrong = stored_as_float(inspect(artifact), quantized.int8_shapes)
+    wrong = stored_as_float(_stored(artifact), quantized.int8_shapes)
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise LimitMissed(
             f"{artifact.target}: planned int8, stored as float: {', '.join(wrong[:5])}{more} "
             f"(nothing was written)"
         )
+
+
+def _stored(artifact: Artifact) -> list[Inspected]:
+    """What the files store; of large ones read in another process, which takes the copies of a
+    runtime's own with it."""
+    if artifact.bytes < LARGE:
+        return inspect(artifact)
+    found = []
+    for component in artifact.components:
+        path = artifact.directory / component.files[0].path
+        rows = run_in_child("stored", target=artifact.target, path=str(path))
+        tensors = (Stored(**{**row, "shape": tuple(row["shape"])}) for row in rows)
+        found.append(Inspected(component.name, tuple(tensors), (), 1))
+    return found
 
 
 def export(

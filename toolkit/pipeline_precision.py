@@ -124,7 +124,7 @@ def quantize_pipeline(
     _calibrate(generator, {n: prepared[n, WAYS[0]] for n in static}, report)
     for name in static:
         _same_ranges(prepared[name, "histogram"], prepared[name, "minmax"])
-    graphs = {key: convert_pt2e(graph) for key, graph in prepared.items()}
+    graphs = {key: _late_weights(convert_pt2e(graph)) for key, graph in prepared.items()}
     programs: dict[str, ExportedProgram] = dict(floats)
     modules: dict[str, nn.Module] = {}
     for name, word in chosen.items():
@@ -180,6 +180,17 @@ def _same_ranges(histogram: nn.Module, minmax: nn.Module) -> None:
             setattr(minmax, name, seen)
 
 
+def _late_weights(graph: GraphModule) -> GraphModule:
+    """Converts each int8 weight where it is first read: PT2E converts all of them before the first
+    layer runs, and the simulation would hold a whole float model besides."""
+    order = {node: i for i, node in enumerate(graph.graph.nodes)}
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.quantized_decomposed.dequantize_per_channel.default:
+            min(node.users, key=lambda user: order[user]).prepend(node)
+    graph.recompile()
+    return graph
+
+
 def _weights_int8(
     component: Component, example: tuple[Tensor, ...], cpu: str, keep: list[str]
 ) -> GraphModule:
@@ -194,7 +205,7 @@ def _weights_int8(
     graph = prepare_pt2e(export_module(module, example).module(), WeightQuantizer(False, keep))
     with torch.no_grad():
         graph(*example)
-    return convert_pt2e(graph)  # type: ignore[no-any-return]
+    return _late_weights(convert_pt2e(graph))
 
 
 @torch.no_grad()
