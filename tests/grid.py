@@ -53,9 +53,11 @@ def page(rows):
         cells = []
         for target in TARGETS:
             plain, small = (rows.get(f"{kind} {target} {p}") for p in ("fp32", "int8"))
-            cells.append(f"{plain['psnr']:.1f}" if plain else "")
+            cells.append(f"{plain['psnr']:.1f}" if plain else "not run")
             cells.append(
-                f"{small['psnr']:.1f}, {small['worst']:.1f}, {small['decoder']}" if small else ""
+                f"{small['psnr']:.1f}, {small['worst']:.1f}, {small['decoder']}"
+                if small
+                else "not run"
             )
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])

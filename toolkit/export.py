@@ -156,7 +156,7 @@ def _stored(artifact: Artifact) -> list[Inspected]:
     found = []
     for component in artifact.components:
         path = artifact.directory / component.files[0].path
-        rows = run_in_child("stored", target=artifact.target, path=str(path))
+        rows: Any = run_in_child("stored", target=artifact.target, path=str(path))
         tensors = (Stored(**{**row, "shape": tuple(row["shape"])}) for row in rows)
         found.append(Inspected(component.name, tuple(tensors), (), 1))
     return found
