@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-shrink bench-kills bench-large bench-steady clean
+.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-shrink bench-kills bench-slower bench-large bench-steady clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -78,6 +78,9 @@ bench-kills: $(VENV)/dev.stamp  ## SIGKILL at 20 random moments; nothing may be 
 
 bench-large: $(VENV)/dev.stamp  ## docs/large.md: 860 M parameters, time and peak memory; an hour or two, 20 GB of disk
 	$(BIN)/python tests/benchmarks/large.py docs/large.md
+
+bench-slower: $(VENV)/dev.stamp  ## is an artifact that really is half as slow again caught?
+	$(BIN)/python tests/benchmarks/slower.py
 
 bench-steady: $(VENV)/dev.stamp  ## do good artifacts pass 50 times in a row? six of them: about 40 minutes
 	$(BIN)/genedge export --target all --precision fp32 --out build/steady --force

@@ -28,7 +28,6 @@ _UNCHANGED = (
 )
 _PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
 _BIAS = 2  # its place among the arguments of both
-ROUNDS = 3
 PROBE = 1 / 64  # share of the output's range that the bias is moved by, to see what that does
 LEAST_GAIN = 0.1  # of the output's move to the bias's, below which it is taken for this
 
@@ -163,14 +162,14 @@ def correct_last_bias(
             inside += folded(((output > low) & (output < high)).float())
         return error, inside.clamp(min=1)
 
-    before, inside = mean_error()
+    error, inside = mean_error()
     probe = (high - low) * PROBE
     bias.data += probe
-    gain = ((mean_error()[0] - before) / (inside * probe)).clamp(min=LEAST_GAIN)
+    gain = ((mean_error()[0] - error) / (inside * probe)).clamp(min=LEAST_GAIN)
     bias.data -= probe
-    for _ in range(ROUNDS):
-        error, inside = mean_error()
-        bias.data -= error / (inside * gain)
+    bias.data -= error / (inside * gain)
+    error, inside = mean_error()
+    bias.data -= error / (inside * gain)
     return True
 
 
