@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-shrink bench-kills bench-slower bench-steady clean
+.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-shrink bench-kills bench-slower bench-large bench-steady clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -26,6 +26,10 @@ typecheck: $(VENV)/dev.stamp  ## mypy sees the mapped package names only in an i
 
 pytest: $(VENV)/dev.stamp  ## two processes; the tests of one file stay together
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test-all: $(VENV)/dev.stamp lint typecheck  ## the tests of `make test`, and the long grids: docs/pipelines-grid.md
+	GENEDGE_GRID=build/grid.json $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "grid or not grid"
+	$(BIN)/python tests/grid.py build/grid.json docs/pipelines-grid.md
 
 ANDROID := android_demo/tools
 
@@ -71,6 +75,9 @@ bench-shrink: $(VENV)/dev.stamp  ## docs/shrink.md's tables: ratio and PSNR, los
 
 bench-kills: $(VENV)/dev.stamp  ## SIGKILL at 20 random moments; nothing may be half-written
 	$(BIN)/python tests/benchmarks/kills.py 20
+
+bench-large: $(VENV)/dev.stamp  ## docs/large.md: 860 M parameters, time and peak memory; an hour or two, 20 GB of disk
+	$(BIN)/python tests/benchmarks/large.py docs/large.md
 
 bench-slower: $(VENV)/dev.stamp  ## is an artifact that really is half as slow again caught?
 	$(BIN)/python tests/benchmarks/slower.py

@@ -3,6 +3,8 @@
 Activations are stored as uint8, 128 above the program's int8: the same numbers. ONNX Runtime's
 integer kernels take uint8; it converts int8 tensors itself, but not those that several operators
 read, and each of these pulled a whole convolution back into float (2.4 times slower in all).
+Weights of a large component never enter the protobuf message, which holds 2 GB at most and would be
+copied whole: they go one at a time from the program's own memory to a file beside it.
 """
 
 from __future__ import annotations
@@ -10,11 +12,16 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import torch
 from onnx import TensorProto, numpy_helper
 from torch.export import ExportedProgram
@@ -22,10 +29,23 @@ from torch.export import ExportedProgram
 from . import Names, Options, Programs
 
 OPSET = 20
+_HALF = ".half"  # behind the name of a tensor that is stored as float16
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 _SMALLEST_HALF = 64  # elements; smaller tensors save nothing as fp16
+EXTERNAL_ABOVE = 250_000_000  # bytes of a component's weights, which then get a file of their own
+_INLINE = 65_536  # bytes; smaller tensors, and those of one axis, stay in the message
+DATA = ".data"  # behind the model's file name
 
 
-def to_model(program: ExportedProgram, names: Names) -> onnx.ModelProto:
+@dataclass(frozen=True)
+class Model:
+    """An ONNX model. outside: by name, the tensors whose initializers hold no numbers."""
+
+    proto: onnx.ModelProto
+    outside: Mapping[str, Any] = field(default_factory=dict)
+
+
+def to_model(program: ExportedProgram, names: Names) -> Model:
     """The ONNX model of one program, its inputs and outputs under their names."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -40,6 +60,7 @@ def to_model(program: ExportedProgram, names: Names) -> onnx.ModelProto:
         )
     if exported is None:
         raise RuntimeError("torch.onnx.export gave no model")
+    outside = _taken_out(exported.model)
     model = exported.model_proto
     del model.metadata_props[:]
     for node in model.graph.node:
@@ -49,7 +70,56 @@ def to_model(program: ExportedProgram, names: Names) -> onnx.ModelProto:
         del value.metadata_props[:]
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
-    return model
+    return Model(model, outside)
+
+
+def _taken_out(model: onnx_ir.Model) -> dict[str, Any]:
+    """By name: large weights, where there are so many that they need a file of their own.
+
+    In the model each becomes a reference to a file that is not there yet.
+    """
+    values = model.graph.initializers
+    weights: dict[str, Any] = {
+        n: v.const_value for n, v in values.items() if v.const_value is not None
+    }
+    if sum(t.nbytes for t in weights.values()) <= EXTERNAL_ABOVE:
+        return {}
+    outside = {
+        name: tensor
+        for name, tensor in weights.items()
+        if tensor.nbytes >= _INLINE and len(tensor.shape) > 1
+    }
+    for name, tensor in outside.items():
+        values[name].const_value = onnx_ir.ExternalTensor(
+            DATA, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name
+        )
+    return outside
+
+
+def write(model: Model, path: Path) -> list[Path]:
+    """Writes the model, and beside it the weights that lie outside; returns the files."""
+    proto, files = model.proto, [path]
+    if model.outside:
+        data = path.with_name(path.name + DATA)
+        files.append(data)
+        with data.open("wb") as file:
+            for tensor in proto.graph.initializer:
+                if tensor.data_location != TensorProto.EXTERNAL:
+                    continue
+                name = tensor.name.removesuffix(_HALF)
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+                values = np.ascontiguousarray(model.outside[name].numpy(), dtype)
+                del tensor.external_data[:]
+                for key, value in (
+                    ("location", data.name),
+                    ("offset", file.tell()),
+                    ("length", values.nbytes),
+                ):
+                    tensor.external_data.add(key=key, value=str(value))
+                file.write(values.data)
+    path.write_bytes(proto.SerializeToString())
+    onnx.checker.check_model(str(path) if model.outside else proto)
+    return files
 
 
 def to_unsigned(model: onnx.ModelProto) -> None:
@@ -83,32 +153,39 @@ def drop_unused(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(kept)
 
 
-def store_half(model: onnx.ModelProto) -> None:
-    """Stores float weights as float16, each followed by a cast: the arithmetic stays float32."""
-    casts = []
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if tensor.data_type != TensorProto.FLOAT or values.size < _SMALLEST_HALF:
+def store_half(model: Model) -> None:
+    """Stores float weights as float16, each followed by a cast: the arithmetic stays float32.
+
+    Tensors with numbers that float16 does not hold (a mask of the lowest float32, say) stay.
+    """
+    casts, graph = [], model.proto.graph
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < _SMALLEST_HALF:
             continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), name + ".half"))
-        casts.append(onnx.helper.make_node("Cast", [name + ".half"], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+        name, half = tensor.name, tensor.name + _HALF
+        outside = tensor.data_location == TensorProto.EXTERNAL
+        values = model.outside[name].numpy() if outside else numpy_helper.to_array(tensor)
+        if max(values.max(), -values.min()) > _LARGEST_HALF:
+            continue
+        if outside:
+            tensor.name, tensor.data_type = half, TensorProto.FLOAT16
+        else:
+            tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), half))
+        casts.append(onnx.helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def export(programs: Programs, directory: Path, options: Options) -> dict[str, list[Path]]:
-    """Writes <component>.onnx for each program; returns the files by component."""
+    """Writes <component>.onnx for each program, of a large one also <component>.onnx.data; returns
+    the files by component."""
     files = {}
     for name, program in programs.items():
         model = to_model(program, options.names[name])
         if options.precision == "fp16":
             store_half(model)
         elif options.precision == "int8":
-            to_unsigned(model)
-        onnx.checker.check_model(model)
-        path = directory / f"{name}.onnx"
-        path.write_bytes(model.SerializeToString())
-        files[name] = [path]
+            to_unsigned(model.proto)
+        files[name] = write(model, directory / f"{name}.onnx")
     return files

@@ -9,8 +9,8 @@ wrongly (3 dB of signal to noise, without a word; uint8: 36 dB).
 
 from __future__ import annotations
 
-import io
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import openvino
 from onnx import helper, numpy_helper
 
 from . import Options, Programs
-from .onnx import drop_unused, to_model, to_unsigned
+from .onnx import drop_unused, to_model, to_unsigned, write
 
 
 def _drop_zero_points(model: onnx.ModelProto) -> None:
@@ -109,23 +109,28 @@ def export(programs: Programs, directory: Path, options: Options) -> dict[str, l
     """Writes <component>.xml and .bin for each program; returns the files by component."""
     files = {}
     for name, program in programs.items():
-        names = options.names[name]
+        names, path = options.names[name], directory / f"{name}.xml"
         if options.precision == "int8":
             source = to_model(program, names)
-            to_unsigned(source)
-            _drop_zero_points(source)
-            _split_bias(source)
-            _keep_rounding(source)
-            model = openvino.Core().read_model(io.BytesIO(source.SerializeToString()))
-            _fold_reshapes(model)
+            to_unsigned(source.proto)
+            _drop_zero_points(source.proto)
+            _split_bias(source.proto)
+            _keep_rounding(source.proto)
+            with tempfile.TemporaryDirectory(dir=directory) as between:
+                # The reader maps the weights of a file; those of a message it copies.
+                onnx_files = write(source, Path(between) / "model.onnx")
+                model = openvino.Core().read_model(onnx_files[0])
+                _fold_reshapes(model)
+                openvino.save_model(model, path, compress_to_fp16=False)
+                del model
         else:
             model = openvino.convert_model(program)
             for port, text in zip(model.inputs, names.inputs, strict=True):
                 port.get_tensor().set_names({text})
             for port, text in zip(model.outputs, names.outputs, strict=True):
                 port.get_tensor().set_names({text})
-        path = directory / f"{name}.xml"
-        openvino.save_model(model, path, compress_to_fp16=options.precision == "fp16")
+            openvino.save_model(model, path, compress_to_fp16=options.precision == "fp16")
+            del model
         text = re.sub(r">\s+<", "><", path.read_text())  # a third of its bytes is indent
         if options.precision == "int8":  # sizes and names that the reader does without: a fifth
             text = re.sub(r"(<port [^>]*)>(?:<dim>\d+</dim>)+</port>", r"\1 />", text)

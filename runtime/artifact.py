@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from .errors import BadInput, EnvironmentFailed
+from .sampler import SamplerSpec, sampler_from_json
 from .signature import Signature, signature_from_json
 
 SCHEMA = 1
 TARGETS = ("openvino", "onnx", "executorch")
 PRECISIONS = ("fp32", "fp16", "int8")
 CPUS = ("portable", "vnni", "arm")
-STEPS = ("feed_forward",)
+STEPS = ("feed_forward", "sampler")
 MANIFEST = "manifest.json"
 _INPUT = "input:"  # arrays of golden.npz that hold hashes of an input
 _IMAGE = "image:"  # and those that hold the pictures that an image input was fed
@@ -55,8 +56,20 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Words:
+    """A pipeline's tokenizer of one input: its file, ids per prompt, and the id that fills up."""
+
+    file: StoredFile
+    length: int
+    pad: int
+
+
+@dataclass(frozen=True)
 class Artifact:
-    """What manifest.json says, and where it lies. `hash` is the sha256 of manifest.json."""
+    """What manifest.json says, and where it lies. `hash` is the sha256 of manifest.json.
+
+    sampler: of a pipeline, None for a generator of one pass. words: its tokenizers by input.
+    """
 
     directory: Path
     hash: str
@@ -71,12 +84,15 @@ class Artifact:
     golden_count: int
     generator_hash: str
     about: Mapping[str, Any]
+    sampler: SamplerSpec | None = None
+    words: Mapping[str, Words] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
         """Size in bytes of all files but the golden pictures; they are apart from any budget."""
         files = [f for c in self.components for f in c.files]
         own = sum(f.bytes for f in files) + (self.tokenizer.bytes if self.tokenizer else 0)
+        own += sum(w.file.bytes for w in self.words.values())
         return own + (self.directory / MANIFEST).stat().st_size
 
 
@@ -208,6 +224,11 @@ def _file(row: Mapping[str, Any], where: Path) -> StoredFile:
     return StoredFile(name, int(row["bytes"]), str(row["sha256"]))
 
 
+def _named(sampler: Mapping[str, Any]) -> list[str]:
+    """Components that a sampler calls."""
+    return [*sampler["encoders"], sampler["denoiser"], sampler["decoder"]]
+
+
 def _one_of(row: Mapping[str, Any], key: str, known: tuple[str, ...], where: Path) -> str:
     value = str(row[key])
     if value not in known:
@@ -250,7 +271,14 @@ def read_artifact(directory: Path) -> Artifact:
         )
         if not components or not all(c.files for c in components):
             raise ValueError("components without files")
+        if "sampler" in row["steps"]:
+            for name in _named(row["sampler"]):
+                if name not in [c.name for c in components]:
+                    raise BadInput(
+                        f"{path}: the sampler names component {name!r}, which is not there"
+                    )
         tokenizer, golden = row.get("tokenizer"), row.get("golden")
+        sampled = "sampler" in row["steps"]
         return Artifact(
             directory=directory,
             hash=hashlib.sha256(data).hexdigest(),
@@ -265,6 +293,11 @@ def read_artifact(directory: Path) -> Artifact:
             golden_count=int(golden["count"]) if golden else 0,
             generator_hash=str(row["generator"]["sha256"]),
             about=row,
+            sampler=sampler_from_json(row["sampler"], str(path)) if sampled else None,
+            words={
+                str(k): Words(_file(w, path), int(w["length"]), int(w["pad"]))
+                for k, w in row.get("words", {}).items()
+            },
         )
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise BadInput(f"{path} is damaged ({problem!r}); export it again") from None
@@ -277,6 +310,7 @@ def check_files(artifact: Artifact, golden: bool = False) -> None:
     """
     files = [f for c in artifact.components for f in c.files]
     files += [artifact.tokenizer] if artifact.tokenizer else []
+    files += [w.file for w in artifact.words.values()]
     files += [artifact.golden] if golden and artifact.golden else []
     for file in files:
         path = artifact.directory / file.path

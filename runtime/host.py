@@ -46,6 +46,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def available_memory() -> int | None:
+    """Bytes that new work may take, as Linux and its control group say; None elsewhere."""
+    try:
+        rows = Path("/proc/meminfo").read_text().splitlines()
+        found = 1024 * next(int(r.split()[1]) for r in rows if r.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / f"memory.{n}").read_text().strip() for n in ("max", "current"))
+        return found if limit == "max" else min(found, max(0, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return found
+
+
 def tools(names: Iterable[str] = _TOOLS) -> dict[str, str]:
     """Versions of Python and of those libraries that are installed, by the names pip knows."""
     found = {"python": platform.python_version()}

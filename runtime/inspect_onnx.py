@@ -44,17 +44,24 @@ def read(path: Path, component: str) -> Inspected:
     import onnxruntime
 
     stored = []
-    for tensor in _tensors(onnx.load(path).graph):
+    for tensor in _tensors(onnx.load(path, load_external_data=False).graph):
+        if onnx.external_data_helper.uses_external_data(tensor):  # one at a time
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         bits = 4 if str(dtype) in ("int4", "uint4") else 8 * dtype.itemsize
         size = -(-bits * math.prod(tensor.dims) // 8)
         values = onnx.numpy_helper.to_array(tensor)
         same = values.size > 1 and bool((values == values.flat[0]).all())
+        tensor.ClearField("raw_data")
         stored.append(Stored(tensor.name, str(dtype), tuple(tensor.dims), size, same))
     with tempfile.TemporaryDirectory(prefix="genedge-") as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        # One message holds no more than 2 GB.
+        prefix = "session.optimized_model_external_initializers_"
+        options.add_session_config_entry(f"{prefix}file_name", "optimized.data")
+        options.add_session_config_entry(f"{prefix}min_size_in_bytes", "65536")
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
     constants = {t.name for t in graph.initializer}

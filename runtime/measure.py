@@ -28,6 +28,7 @@ from .reasons import other_inputs, reasons
 from .run import Feed, Pipeline, load
 
 LATENCY_RUNS = 20
+PIPELINE_PROMPTS, PIPELINE_RUNS = 4, 1  # one picture of a pipeline takes as long as hundreds here
 NOISY_BELOW = 60.0  # dB of float32 to float64, below which float64 judges
 # Share of numbers in tensors of two or more axes that an int8 artifact must store as int8.
 INT8_SHARE = 0.5
@@ -44,17 +45,18 @@ def measure(
 ) -> dict[str, Any]:
     """Draws golden prompts with one artifact, in this process.
 
-    prompts: how many, see `spread`; None for all. golden: a file of golden pictures to use instead
-    of the artifact's own. drawn: a .npy file to write the pictures to, uint8 (N, H, W, 4). Raises
-    BadInput where a file is missing, damaged or changed.
+    prompts: how many, see `spread`; None for all, of a pipeline PIPELINE_PROMPTS. golden: a file of
+    golden pictures to use instead of the artifact's own. drawn: a .npy file to write the pictures
+    to, uint8 (N, H, W, 4). Raises BadInput where a file is missing, damaged or changed.
     """
     artifact = read_artifact(directory)
     check_files(artifact, golden=golden is None)
     whole = read_golden(artifact) if golden is None else read_golden_file(golden)
+    sampled = artifact.sampler is not None
     if not whole.prompts:
         raise BadInput(f"{directory} has no golden prompts; export it again")
     pipeline = load(directory, threads, check=False)
-    true, reference = trusted(spread(whole, prompts))
+    true, reference = trusted(spread(whole, wanted(artifact, prompts)))
     feeds = [
         pipeline.prepare(p, s, images=true.images_of(i))
         for i, (p, s) in enumerate(zip(true.prompts, true.seeds, strict=True))
@@ -69,7 +71,7 @@ def measure(
         "suspicious": odd,
         "inputs": other_inputs([f.hashes for f in feeds], true.inputs),
         "bytes": artifact.bytes,
-        "latency_ms": _latency(pipeline.outputs, feeds[0].inputs),
+        "latency_ms": _latency(pipeline.outputs, feeds[0].inputs, sampled),
         "threads": threads,
         "float_layers": len(artifact.about.get("float_layers") or ()),
     }
@@ -79,6 +81,11 @@ def measure(
     stored = _stored(artifact) if artifact.precision == "int8" or lost else []
     found["reasons"] += _flat(stored) if lost else []
     return found | reference | _int8_share(artifact, stored)
+
+
+def wanted(artifact: Artifact, prompts: int | None) -> int | None:
+    """How many golden prompts to draw; None for all."""
+    return prompts or (PIPELINE_PROMPTS if artifact.sampler is not None else None)
 
 
 def trusted(golden: Golden) -> tuple[Golden, dict[str, float]]:
@@ -177,13 +184,16 @@ def _intervals(drawn: Sequence[np.ndarray], golden: Golden) -> dict[str, tuple[f
 
 
 def _latency(
-    outputs: Callable[[Mapping[str, np.ndarray]], np.ndarray], inputs: Mapping[str, np.ndarray]
+    outputs: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+    inputs: Mapping[str, np.ndarray],
+    sampled: bool = False,
 ) -> float:
-    """Median of LATENCY_RUNS runs, in ms, after three to warm up."""
-    for _ in range(3):
+    """Median of LATENCY_RUNS runs, in ms, after three to warm up; of a pipeline PIPELINE_RUNS, warm
+    from the pictures before."""
+    for _ in range(0 if sampled else 3):
         outputs(inputs)
     times = []
-    for _ in range(LATENCY_RUNS):
+    for _ in range(PIPELINE_RUNS if sampled else LATENCY_RUNS):
         began = time.perf_counter()
         outputs(inputs)
         times.append(time.perf_counter() - began)

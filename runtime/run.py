@@ -15,14 +15,16 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 
-from .artifact import Artifact, check_files, read_artifact
+from .artifact import Artifact, Words, check_files, read_artifact
 from .bundled import artifact_path
 from .errors import BadInput, EnvironmentFailed, MissingProgram
 from .image import image_inputs, image_levels
 from .noise import LARGEST_SEED, MEANING_CHOICE, checked_seed, choice, new_seed, noise
 from .picture import parse_background, suspicion, to_image, to_pixels
+from .sampler import draw
 from .signature import Signature
 from .tokenizer import PromptTokenizer, checked_prompt, load_tokenizer
+from .words import WordTokenizer, word_tokenizer
 
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -70,7 +72,7 @@ def split_style(prompt: str, styles: tuple[str, ...]) -> tuple[str, str]:
 
 def prepare(
     signature: Signature,
-    tokenizer: PromptTokenizer | None,
+    tokenizer: PromptTokenizer | Mapping[str, WordTokenizer] | None,
     prompt: str,
     seed: int,
     style: str = "",
@@ -79,8 +81,9 @@ def prepare(
     """Inputs of the generator for one picture.
 
     style: a name of the signature's styles; "" takes the one that the prompt names (", … style" at
-    its end), else one chosen by the seed. images: by image input, uint8 (H, W, C). Raises BadInput
-    for a prompt, seed, style or image that can not be used.
+    its end), else one chosen by the seed. images: by image input, uint8 (H, W, C). tokenizer: a
+    pipeline has one for each prompt input. Raises BadInput for a prompt, seed, style or image that
+    can not be used.
     """
     seed, warnings = checked_seed(seed), []
     pictures = image_inputs(signature, images)
@@ -100,11 +103,12 @@ def prepare(
         if spec.source == "prompt":
             if tokenizer is None:
                 raise BadInput(f"input {name} needs a tokenizer, and the artifact has none")
-            value, lost = tokenizer.encode(text)
-            used = int((value != tokenizer.pad).sum())
+            one = tokenizer[name] if isinstance(tokenizer, Mapping) else tokenizer
+            value, lost = one.encode(text)
+            used = int((value != one.pad).sum())
             if lost:
                 warnings.append(f"the prompt is too long; not drawn: {lost!r}")
-            elif used > 0.75 * len(text.encode()):
+            elif isinstance(one, PromptTokenizer) and used > 0.75 * len(text.encode()):
                 warnings.append(f"the generator knows no word of {text!r}; the picture is a guess")
         elif spec.source == "noise":
             value = noise(seed, spec.shape)
@@ -117,7 +121,8 @@ def prepare(
             value = np.zeros(spec.shape, spec.dtype)
             value[..., signature.styles.index(style)] = 1
         inputs[name] = spec.check(name, value)
-    return Feed(inputs, prompt, seed, style, tuple(warnings))
+    # Two tokenizers of one pipeline lose the same words: said once.
+    return Feed(inputs, prompt, seed, style, tuple(dict.fromkeys(warnings)))
 
 
 def load_component_runs(artifact: Artifact, threads: int) -> list[Run]:
@@ -153,7 +158,7 @@ class Pipeline:
     """
 
     artifact: Artifact
-    tokenizer: PromptTokenizer | None
+    tokenizer: PromptTokenizer | Mapping[str, WordTokenizer] | None
     runs: list[Run]
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -198,9 +203,21 @@ class Pipeline:
         with self._lock:
             if not self.runs:
                 raise BadInput(f"{self.artifact.directory} is closed; load it again")
+            if self.artifact.sampler is not None:
+                return self._sampled(tensors)
             for component, run in zip(self.artifact.components, self.runs, strict=True):
                 tensors |= run({n: tensors[n] for n in component.inputs})
         return tensors[signature.output_name]
+
+    def _sampled(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The same, of a pipeline: its sampler calls the components."""
+        spec = self.artifact.sampler
+        assert spec is not None
+        assert isinstance(self.tokenizer, Mapping)
+        pairs = zip(self.artifact.components, self.runs, strict=True)
+        components = {c.name: _picking(c.inputs, run) for c, run in pairs}
+        negative = {n: t.encode(spec.negative or "")[0] for n, t in self.tokenizer.items()}
+        return draw(spec, components, inputs, negative)[self.artifact.signature.output_name]
 
     def values(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """The same, where all of it is finite.
@@ -307,9 +324,20 @@ class Pipeline:
         }
 
 
+def _picking(
+    names: tuple[str, ...], run: Run
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    return lambda tensors: run({n: np.ascontiguousarray(tensors[n]) for n in names})
+
+
 def pinned(pipeline: Pipeline) -> dict[str, str]:
     """Threads and inference precision as the runtime itself reports them, where it does."""
     return dict(getattr(pipeline.runs[-1], "pinned", {}))
+
+
+def _words(directory: Path, words: Words) -> WordTokenizer:
+    path = directory / words.file.path
+    return word_tokenizer(path.read_text(encoding="utf-8"), words.length, words.pad, path.name)
 
 
 def load(path: str | Path, threads: int = 1, check: bool = True) -> Pipeline:
@@ -324,8 +352,10 @@ def load(path: str | Path, threads: int = 1, check: bool = True) -> Pipeline:
     artifact = read_artifact(artifact_path(path) if isinstance(path, str) else path)
     if check:
         check_files(artifact)
-    tokenizer = None
-    if artifact.tokenizer is not None and artifact.signature.tokenizer is not None:
+    tokenizer: PromptTokenizer | Mapping[str, WordTokenizer] | None = None
+    if artifact.sampler is not None:
+        tokenizer = {n: _words(artifact.directory, w) for n, w in artifact.words.items()}
+    elif artifact.tokenizer is not None and artifact.signature.tokenizer is not None:
         tokenizer = load_tokenizer(
             artifact.directory / artifact.tokenizer.path, dict(artifact.signature.tokenizer)
         )

@@ -51,6 +51,19 @@ DEFAULTS = {
 }
 
 
+def default_limits(artifact: Artifact) -> Limits:
+    """Of the artifact's precision.
+
+    A pipeline as int8 is held to PSNR and SSIM; its flat ground, signed error and lead are reported
+    alone. Every step of its walk adds to what rounding made of the step before, so that two int8
+    walks part as float and int8 do.
+    """
+    limits = DEFAULTS[artifact.precision]
+    if artifact.sampler is None or artifact.precision != "int8":
+        return limits
+    return replace(limits, flat=None, signed=None, lead=None)
+
+
 @dataclass(frozen=True)
 class Row:
     """One metric of one artifact.
@@ -174,6 +187,11 @@ def judge(
         noisy = f"below {floor:g} dB float32 is noise itself: the pictures are judged by float64"
         note = noisy if lowest < floor else ""
         rows.append(Row(name, "reference_to_fp64_db", lowest, "", True, note))
+    if artifact.sampler is not None:
+        count = f"{found['prompts']} of {found['golden']} golden prompts"
+        note = f"a pipeline's usual number; --prompts {found['golden']} for all"
+        note = note if found["prompts"] < found["golden"] else ""
+        rows.append(Row(name, "prompts", count, "", True, note))
     if odd := found["suspicious"]:
         count = f"{len(odd)} of {found['prompts']} pictures"
         rows.append(Row(name, "suspicious", count, "none", False, _examples(odd)))

@@ -16,13 +16,24 @@ from .bootstrap import mean_difference, sample_bounds
 from .child import run_in_child
 from .errors import BadInput, GenedgeError
 from .measure import trusted
+from .measure import wanted as counted
 from .metrics import picture_psnr
-from .verdict import DEFAULTS, Between, Limits, Report, Row, Shown, judge
+from .verdict import DEFAULTS, Between, Limits, Report, Row, Shown, default_limits, judge
 
 if TYPE_CHECKING:
     from .budget import Budget, Wanted
 
-__all__ = ["DEFAULTS", "Between", "Limits", "Report", "Row", "Shown", "judge", "verify"]
+__all__ = [
+    "DEFAULTS",
+    "Between",
+    "Limits",
+    "Report",
+    "Row",
+    "Shown",
+    "default_limits",
+    "judge",
+    "verify",
+]
 
 FEWEST_FOR_NO_LOSS = 200  # distinct prompts that a claim of no loss rests on
 SHOWN = 8  # pictures of each artifact that reports show: those furthest from float
@@ -92,7 +103,7 @@ def verify(
         for name, artifact in ran.items():
             if distance is not None and name in looks:
                 found[name] |= _distances(distance, found[name], true[name])
-            chosen = DEFAULTS[artifact.precision]
+            chosen = default_limits(artifact)
             chosen = wanted[name].limits.over(chosen) if name in wanted else chosen
             rows += judge(artifact, found[name], limits.over(chosen) if limits else chosen, name)
         between = _between(ran, found, true)
@@ -124,7 +135,8 @@ def verify(
 
 def _golden(artifact: Artifact, golden: Mapping[Path, Path], prompts: int | None) -> Golden:
     other = golden.get(artifact.directory)
-    return spread(read_golden(artifact) if other is None else read_golden_file(other), prompts)
+    whole = read_golden(artifact) if other is None else read_golden_file(other)
+    return spread(whole, counted(artifact, prompts))
 
 
 def _baselines(

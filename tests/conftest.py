@@ -16,7 +16,15 @@ settings.register_profile("genedge", deadline=None, max_examples=50, derandomize
 settings.load_profile("genedge")
 
 # Begun first, so that no worker is left alone with one of them at the end; each takes a minute or more.
-LONG = ("test_emoji", "test_blame", "test_android", "test_export", "test_adopt", "test_tune")
+LONG = (
+    "test_pipeline",
+    "test_emoji",
+    "test_blame",
+    "test_android",
+    "test_export",
+    "test_adopt",
+    "test_tune",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -76,3 +84,48 @@ def core():
     from kotlin import compiled_core
 
     return compiled_core()
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """kind → the directory of a tiny diffusers pipeline, made when it is first asked for."""
+    pytest.importorskip("diffusers")
+    from pipelines import KINDS
+
+    folder, done = tmp_path_factory.mktemp("pipelines"), {}
+
+    def of(kind):
+        if kind not in done:
+            KINDS[kind]().save_pretrained(folder / kind)
+            done[kind] = folder / kind
+        return done[kind]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def sampled(saved, tmp_path_factory):
+    """(kind, target, precision) → the artifact's folder, exported when it is first asked for."""
+    from pipelines import WALKS
+
+    from genedge.runtime.verify import Limits
+    from genedge.toolkit.export import export
+    from genedge.toolkit.pipeline import load_pipeline
+
+    out, done = tmp_path_factory.mktemp("sampled"), {}
+    loose = Limits(psnr=10, ssim=0.1, flat=0, signed=60)
+
+    def of(kind, target, precision="fp32"):
+        key = kind, target, precision
+        if key not in done:
+            limits = loose if precision == "int8" else None
+            generator = load_pipeline(saved(kind), **WALKS[kind])
+            # Two targets at once share the programs and the golden pictures.
+            targets = [target] if target == "executorch" else ["onnx", "openvino"]
+            every = export(generator, targets, precision=precision, out=out, limits=limits)
+            done.update(
+                ((kind, t, precision), d.directory) for t, d in zip(targets, every, strict=True)
+            )
+        return done[key]
+
+    return of

@@ -162,7 +162,7 @@ def test_stale_golden_pictures_are_found_and_float64_judges_its_own_generator_al
     folder = artifacts["onnx", "fp32"]
     quiet = lambda what, done, total: None  # noqa: E731
     for made, reason in ((tiny, ""), (other, "m:f is another generator than this artifact")):
-        monkeypatch.setattr(reference, "resolve", lambda model, made=made: made())
+        monkeypatch.setattr(reference, "resolve", lambda model, walk, made=made: made())
         (row,), files = reference.recomputed([folder], "m:f", tmp_path, quiet)
         assert row.passed is (reason == "")
         assert reason in row.note
@@ -176,7 +176,7 @@ def test_changed_golden_pictures_of_the_same_generator_are_named(copy_of, tmp_pa
 
     from genedge.toolkit import reference
 
-    monkeypatch.setattr(reference, "resolve", lambda model: tiny())
+    monkeypatch.setattr(reference, "resolve", lambda model, walk: tiny())
     folder = with_golden(copy_of("onnx"), lambda p: p[..., [2, 1, 0, 3]])
     (row,), _ = reference.recomputed([folder], "m:f", tmp_path, lambda what, done, total: None)
     assert "the golden pictures were changed" in row.note

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,18 @@ from genedge.runtime.artifact import (
 )
 from genedge.runtime.child import run_in_child
 from genedge.runtime.errors import BadInput, GenedgeError, LimitMissed, MissingProgram
-from genedge.runtime.inspect import inspect, stored_as_float
+from genedge.runtime.inspect import Inspected, Stored, inspect, stored_as_float
 from genedge.runtime.run import Feed
 from genedge.runtime.signature import Signature
 from genedge.runtime.silence import silenced
-from genedge.runtime.verify import DEFAULTS, Limits, judge
+from genedge.runtime.verify import Limits, default_limits, judge
 
+from .estimate import LARGE, check_room, estimated
 from .fallback import keep_float
 from .generator import TOKENIZER_FILE, Generator, golden_seed
 from .lowering import can_not_lower
+from .pipeline import SampledGenerator, manifest_rows
+from .pipeline_precision import quantize_pipeline
 from .programs import example_inputs, export_module
 from .quantize import Quantized, quantize, simulated
 from .replace import float_programs
@@ -54,7 +57,7 @@ class Exported:
     """One artifact that was written: where, and what verification measured.
 
     kept: layers in float. kept_bytes: of their weights, of those that a limit made float. risky:
-    layers whose sums can overflow on x86 without VNNI.
+    layers whose sums can overflow on x86 without VNNI. plan: of a pipeline, by component.
     """
 
     directory: Path
@@ -62,6 +65,7 @@ class Exported:
     kept: tuple[str, ...] = ()
     kept_bytes: int = 0
     risky: tuple[str, ...] = ()
+    plan: Mapping[str, str] = field(default_factory=dict)
 
 
 def directory_of(out: Path, model: str, target: str, precision: str, cpu: str) -> Path:
@@ -120,9 +124,11 @@ def _recipe(target: str) -> Callable[..., dict[str, list[Path]]]:
 def audit_size(quantized: Quantized, files: Sequence[Path]) -> None:
     """The size audit: 0.26 × float32 bytes of what was planned int8 + planned float + 150 KB.
 
-    OpenVINO's .xml is text and holds no tensor: it is left out. Raises LimitMissed with both figures.
+    Of a pipeline 150 KB for each component. OpenVINO's .xml is text and holds no tensor: it is left
+    out. Raises LimitMissed with both figures.
     """
-    allowed = AUDIT_SHARE * 4 * quantized.planned_int8 + quantized.planned_float + AUDIT_EXTRA
+    extra = AUDIT_EXTRA * (len(quantized.programs) if quantized.plan else 1)
+    allowed = AUDIT_SHARE * 4 * quantized.planned_int8 + quantized.planned_float + extra
     size = sum(f.stat().st_size for f in files if f.suffix != ".xml")
     if size > allowed:
         raise LimitMissed(
@@ -133,13 +139,27 @@ def audit_size(quantized: Quantized, files: Sequence[Path]) -> None:
 
 def audit_dtypes(quantized: Quantized, artifact: Artifact) -> None:
     """Raises LimitMissed with the names of tensors that were planned int8 and are stored as float."""
-    wrong = stored_as_float(inspect(artifact), quantized.int8_shapes)
+    wrong = stored_as_float(_stored(artifact), quantized.int8_shapes)
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise LimitMissed(
             f"{artifact.target}: planned int8, stored as float: {', '.join(wrong[:5])}{more} "
             f"(nothing was written)"
         )
+
+
+def _stored(artifact: Artifact) -> list[Inspected]:
+    """What the files store; of large ones read in another process, which takes the copies of a
+    runtime's own with it."""
+    if artifact.bytes < LARGE:
+        return inspect(artifact)
+    found = []
+    for component in artifact.components:
+        path = artifact.directory / component.files[0].path
+        rows: Any = run_in_child("stored", target=artifact.target, path=str(path))
+        tensors = (Stored(**{**row, "shape": tuple(row["shape"])}) for row in rows)
+        found.append(Inspected(component.name, tuple(tensors), (), 1))
+    return found
 
 
 def export(
@@ -153,15 +173,18 @@ def export(
     keep: Sequence[str] = (),
     limits: Limits | None = None,
     fallback: bool = False,
+    plan: Mapping[str, str] | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Exported]:
     """Writes one artifact per target, each loaded, run and judged before it gets its name.
 
     keep: modules, as "component.module", that stay float under int8. limits: override the
     precision's defaults where set. fallback: under int8, keeps as few layers float as the limits of
-    PSNR and SSIM need, the same for all targets. Raises BadInput, MissingProgram, and LimitMissed
-    where an artifact misses a limit or its audit, or no fallback holds the limit: then that artifact
-    is not written.
+    PSNR and SSIM need, the same for all targets; not of a pipeline. plan: of a pipeline under int8,
+    the precision of components (`pipeline_precision`), over the usual one. Raises BadInput,
+    MissingProgram, and LimitMissed where an artifact misses a limit or its audit, or no fallback
+    holds the limit: then that artifact is not written; EnvironmentFailed where a large component
+    would not fit in memory or on the disk.
     """
     for value, known, what in (
         (precision, PRECISIONS, "precision"),
@@ -180,10 +203,13 @@ def export(
         if folder.exists() and not force:
             raise BadInput(f"{folder} exists already; use --force to replace it, or another --out")
     _check_layers(generator, keep)
+    check_room(estimated(generator, targets, precision), precision, targets, out)
     quantized = None
     simulation = None
     kept_bytes = 0
-    if precision == "int8" and fallback and limits is not None:
+    if precision == "int8" and isinstance(generator, SampledGenerator):
+        quantized = quantize_pipeline(generator, cpu=cpu, keep=keep, plan=plan, report=progress)
+    elif precision == "int8" and fallback and limits is not None:
         choice = keep_float(
             generator, psnr=limits.psnr, ssim=limits.ssim, cpu=cpu, keep=keep, report=progress
         )
@@ -215,7 +241,10 @@ def export(
         )
     progress("export", len(targets), len(targets))
     risky = tuple(r.layer for r in preflight(quantized.graphs) if r.channels) if quantized else ()
-    return [replace(d, kept=tuple(keep), kept_bytes=kept_bytes, risky=risky) for d in done]
+    plan = quantized.plan if quantized else {}
+    return [
+        replace(d, kept=tuple(keep), kept_bytes=kept_bytes, risky=risky, plan=plan) for d in done
+    ]
 
 
 def _check_layers(generator: Generator, keep: Sequence[str]) -> None:
@@ -252,8 +281,10 @@ def _export_one(
         except GenedgeError:
             raise
         except Exception as problem:
+            tensors = generator.example()
             own = [
-                export_module(c.module, example_inputs(generator, c)) for c in generator.components
+                export_module(c.module, example_inputs(generator, c, tensors))
+                for c in generator.components
             ]
             raise can_not_lower(target, own, problem) from problem
         if quantized is not None:
@@ -283,6 +314,9 @@ def _export_one(
             "golden": {**file_json(stored(folder / "golden.npz")), "count": len(golden.prompts)},
             "tools": versions(),
         }
+        if isinstance(generator, SampledGenerator):
+            row |= manifest_rows(generator, folder)
+            row["plan"] = quantized.plan if quantized else {}
         if generator.tokenizer is not None:
             (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
             row["tokenizer"] = file_json(stored(folder / TOKENIZER_FILE))
@@ -290,7 +324,7 @@ def _export_one(
         if quantized is not None:
             audit_dtypes(quantized, read_artifact(folder))
         found = run_in_child("measure", directory=str(folder), prompts=None, threads=1)
-        chosen = DEFAULTS[precision]
+        chosen = default_limits(read_artifact(folder))
         if limits is not None:
             chosen = replace(chosen, **{k: v for k, v in vars(limits).items() if v is not None})
         for missed in judge(read_artifact(folder), found, chosen):

@@ -27,6 +27,7 @@ from genedge.runtime.signature import Signature, signature_from_json
 from genedge.runtime.tokenizer import PromptTokenizer, load_tokenizer
 
 from . import channels
+from .diffusers_folder import is_pipeline
 from .weights import as_int8, from_int8
 
 GENERATOR_FILE, TOKENIZER_FILE = "generator.json", "tokenizer.json"
@@ -106,6 +107,11 @@ class Generator:
             results = results if isinstance(results, tuple) else (results,)
             named |= dict(zip(component.outputs, results, strict=True))
         return named
+
+    def example(self) -> dict[str, Tensor]:
+        """Every named tensor of the first prompt that the generator lists."""
+        prompt = [*self.calibration, *self.golden, "a picture"][0]
+        return self.tensors(self.prepare(prompt, seed=0))
 
     def pixels(self, feed: Feed) -> np.ndarray:
         """uint8 (H, W, 4), straight alpha: the float reference."""
@@ -349,11 +355,13 @@ def _called(function: Callable[..., Any], name: str) -> Any:
         raise BadInput(f"{name} raised {type(problem).__name__}: {line}") from problem
 
 
-def resolve(model: str) -> Generator:
-    """MODEL of the command line: `emoji`, a folder saved by genedge, or package.module:function.
+def resolve(model: str, pipeline: Mapping[str, Any] | None = None) -> Generator:
+    """MODEL of the command line: `emoji`, a folder saved by genedge, a diffusers directory, or
+    package.module:function.
 
-    package.module:function@FOLDER is a folder saved from what that function makes. Raises BadInput
-    where it is none of these.
+    package.module:function@FOLDER is a folder saved from what that function makes. pipeline: how a
+    diffusers directory draws (steps, guidance, …: `genedge.toolkit.pipeline.load_pipeline`); None
+    where only a generator of one pass will do. Raises BadInput where it is none of these.
     """
     if model in CONSTRUCTORS:
         module = importlib.import_module(CONSTRUCTORS[model].split(":")[0])
@@ -371,9 +379,17 @@ def resolve(model: str) -> Generator:
         if not isinstance(made, Generator):
             raise BadInput(f"{model} returned {type(made).__name__}, not a Generator")
         return made if made.constructor else replace(made, constructor=model)
+    if is_pipeline(Path(model)):
+        from .pipeline import load_pipeline
+
+        if pipeline is None:
+            raise BadInput(
+                f"{model} is a pipeline of several steps; only export and verify work on one"
+            )
+        return load_pipeline(Path(model), **pipeline)
     if Path(model).is_dir():
         return load_saved(Path(model))
     raise BadInput(
-        f"model {model!r} is unknown; use emoji, a folder saved by genedge, or "
-        f"package.module:function"
+        f"model {model!r} is unknown; use emoji, a folder saved by genedge, a diffusers directory, "
+        f"or package.module:function"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -16,10 +18,14 @@ from .lowering import can_not_trace
 _DROPOUT = ("dropout_p", "p", "train", "training")
 
 
-def example_inputs(generator: Generator, component: Component) -> tuple[Tensor, ...]:
-    """Contiguous inputs of the component, from the first prompt that the generator lists."""
-    prompts = [*generator.calibration, *generator.golden, "a picture"]
-    tensors = generator.tensors(generator.prepare(prompts[0], seed=0))
+def example_inputs(
+    generator: Generator, component: Component, tensors: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, ...]:
+    """Contiguous inputs of the component, from the generator's example.
+
+    tensors: that example, where it was made before.
+    """
+    tensors = generator.example() if tensors is None else tensors
     return tuple(tensors[n].detach().clone().contiguous() for n in component.inputs)
 
 

@@ -108,7 +108,8 @@ class Quantized:
     ranges: by component, which of OBSERVERS set the ranges. planned_int8, planned_float: bytes of
     the weights that become int8, and of those that do not. graphs: PT2E's converted graphs, of
     which the programs were made. floats: the float graphs that they were made of, equalized where
-    that served better. int8_shapes: by component, of the tensors that become int8.
+    that served better. int8_shapes: by component, of the tensors that become int8. plan: of a
+    pipeline, the precision of each component.
     """
 
     programs: dict[str, ExportedProgram]
@@ -119,6 +120,7 @@ class Quantized:
     graphs: dict[str, GraphModule] = field(default_factory=dict)
     floats: dict[str, GraphModule] = field(default_factory=dict)
     int8_shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    plan: dict[str, str] = field(default_factory=dict)
 
 
 class Int8Embedding(nn.Module):
@@ -151,12 +153,19 @@ class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[
     """
 
     portable = False
+    found: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        self.weight = x.detach()
+        self.weight, self.found = x.detach(), None
         return super().forward(x)  # type: ignore[no-any-return]
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Searches once for each weight: two graphs may share the observer."""
+        if self.found is None:
+            self.found = self._search()
+        return self.found
+
+    def _search(self) -> tuple[Tensor, Tensor]:
         scale, zero = PerChannelMinMaxObserver.calculate_qparams(self)
         rows = self.weight.flatten(1)
         largest = rows.abs().amax(1).clamp(min=self.eps.item())
@@ -214,12 +223,14 @@ class PerChannelTransposedObserver(PerChannelMinMaxObserver):  # type: ignore[mi
     """
 
     portable = False
+    found: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        self.weight = x.detach().transpose(0, 1)
+        self.weight, self.found = x.detach().transpose(0, 1), None
         return super().forward(x)  # type: ignore[no-any-return]
 
     calculate_qparams = PerChannelSquaredErrorObserver.calculate_qparams
+    _search = PerChannelSquaredErrorObserver._search
 
 
 class PortablePerChannelTransposedObserver(PerChannelTransposedObserver):
@@ -335,8 +346,10 @@ def _moved(node: Node) -> Node | None:
 
 
 def _last_levels(node: Node) -> QuantizationSpec | None:
-    clamp = node.target is _aten.hardtanh.default
-    return _LAST_LEVELS.get(tuple(node.args[1:3])) if clamp else None  # type: ignore[call-overload]
+    if node.target is not _aten.hardtanh.default:
+        return None
+    bounds: Any = tuple(node.args[1:3])
+    return _LAST_LEVELS.get(bounds)
 
 
 def calibrate(

@@ -20,6 +20,7 @@ from genedge.runtime.verify import Row
 
 from .export import input_hashes
 from .generator import Generator, golden_seed, resolve
+from .pipeline import SampledGenerator, options_of
 from .progress import Report
 
 STALE_BELOW = 60.0  # dB; another build of torch moves float pictures by far less
@@ -60,6 +61,8 @@ def golden_of_prompts(
 
 
 def _in_double(generator: Generator) -> Generator | None:
+    if isinstance(generator, SampledGenerator):  # its walk is float32 by definition
+        return None
     try:
         modules = [copy.deepcopy(c.module).double() for c in generator.components]
     except (RuntimeError, TypeError):
@@ -79,13 +82,17 @@ def _double_pixels(generator: Generator, feed: Feed) -> np.ndarray:
     return to_pixels(named[generator.signature.output_name].numpy(), generator.signature)
 
 
-def of_prompts(model: str, prompts: Sequence[str], out: Path, progress: Report) -> None:
+def of_prompts(
+    model: str, prompts: Sequence[str], out: Path, progress: Report, artifact: Path | None = None
+) -> None:
     """Writes golden pictures of other prompts to `out`, each prompt with a fixed seed of its own.
 
-    Raises BadInput where model is none, or a prompt can not be used.
+    artifact: whose steps and guidance a pipeline is drawn with. Raises BadInput where model is none,
+    or a prompt can not be used.
     """
     seeds = [golden_seed(i) for i in range(len(prompts))]
-    write_golden(out, golden_of_prompts(resolve(model), prompts, seeds, progress))
+    walk = options_of(read_artifact(artifact)) if artifact is not None else None
+    write_golden(out, golden_of_prompts(resolve(model, walk), prompts, seeds, progress))
 
 
 def recomputed(
@@ -98,13 +105,18 @@ def recomputed(
     are the same: those of another generator would say nothing about this one's float32. Raises BadInput
     where model is none, or an artifact has no golden pictures.
     """
-    generator, rows, files = resolve(model), [], {}
+    rows, files = [], {}
+    generators: dict[str, Generator] = {}
     drawn: dict[Any, Golden] = {}
     for i, directory in enumerate(directories):
         artifact = read_artifact(directory)
-        golden = read_golden(artifact)
+        golden, walk = read_golden(artifact), options_of(artifact)
         fed = [golden.images_of(k) for k in range(len(golden.prompts))]
-        key = (golden.prompts, golden.seeds, *(p.tobytes() for p in golden.images.values()))
+        if repr(walk) not in generators:
+            generators[repr(walk)] = resolve(model, walk)
+        generator = generators[repr(walk)]
+        fixed = repr((golden.prompts, golden.seeds, walk))
+        key = (fixed, *(p.tobytes() for p in golden.images.values()))
         if key not in drawn:
             drawn[key] = golden_of_prompts(generator, golden.prompts, golden.seeds, progress, fed)
         again = drawn[key]

@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from genedge.runtime.metrics import sqnr
 
 from .generator import Generator
+from .pipeline import SampledGenerator
 from .programs import example_inputs, export_module
 
 PROOF_DB = 100.0
@@ -47,10 +48,16 @@ def float_graph(module: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
 
 
 def float_programs(generator: Generator) -> dict[str, ExportedProgram]:
-    """One program per component."""
+    """One program per component. A pipeline's stay as they are: proofs would copy its weights."""
+    tensors = generator.example()
+    if isinstance(generator, SampledGenerator):
+        return {
+            c.name: export_module(c.module.eval(), example_inputs(generator, c, tensors))
+            for c in generator.components
+        }
     found = {}
     for c in generator.components:
-        example = example_inputs(generator, c)
+        example = example_inputs(generator, c, tensors)
         found[c.name] = export_module(float_graph(c.module.eval(), example), example)
     return found
 

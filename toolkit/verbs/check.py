@@ -101,7 +101,7 @@ def verify(
 
             if others:
                 file = Path(work) / "golden.npz"
-                of_prompts(reference, others[:prompts], file, progress)
+                of_prompts(reference, others[:prompts], file, progress, paths[0])
                 golden = dict.fromkeys(paths, file)
             else:
                 stale, golden = recomputed(paths, reference, Path(work), progress)

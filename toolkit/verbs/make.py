@@ -36,6 +36,29 @@ def export(
     float_layers: Annotated[
         str, typer.Option(help="component.module names that stay float, by commas.")
     ] = "",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of a pipeline; its class's if left out.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Of a pipeline; its class's if left out.")
+    ] = None,
+    negative: Annotated[
+        str, typer.Option(help="Of a pipeline: what guidance leads away from.")
+    ] = "",
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a pipeline: pixels of a side; its own if left out."),
+    ] = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option(min=1, max=8, help="Of a pipeline: golden pictures; 4 if left out."),
+    ] = None,
+    plan: Annotated[
+        str,
+        typer.Option(
+            help="Of a pipeline under int8: component=float|int8|weights-int8, by commas."
+        ),
+    ] = "",
     out: Annotated[Path, typer.Option(help="Folder for artifacts.")] = Path("artifacts"),
     force: Annotated[bool, typer.Option("--force", help="Replace an artifact.")] = False,
     quiet: Quiet = False,
@@ -50,6 +73,7 @@ def export(
     from ..progress import reporting
 
     need_torch()
+    from ..estimate import check_room, estimated, run_seconds
     from ..export import export as run
     from ..generator import resolve
 
@@ -57,9 +81,21 @@ def export(
     if target == "all" and precision == "fp16":
         targets.remove("executorch")
         print("genedge: executorch has no fp16 and is left out", file=sys.stderr)
+    walk: dict[str, Any] = {
+        "steps": steps,
+        "guidance": guidance,
+        "negative": negative or None,
+        "size": size,
+    }
+    generator = resolve(model, {**walk, "golden": prompts})
+    planned = _pipeline_plan(generator, plan, precision, walk, quiet)
+    guess = estimated(generator, targets, precision)
+    check_room(guess, precision, targets, out)
+    if guess.large and not quiet:
+        print(guess.text(run_seconds(generator)), flush=True)
     with reporting(quiet) as progress:
         done = run(
-            resolve(model),
+            generator,
             targets,
             precision=precision,
             cpu=cpu,
@@ -68,13 +104,18 @@ def export(
             keep=[k.strip() for k in float_layers.split(",") if k.strip()],
             limits=Limits(psnr=min_psnr, ssim=min_ssim),
             fallback=min_psnr is not None or min_ssim is not None,
+            plan=planned,
             progress=progress,
         )
     if not quiet:
         for one in done:
-            size = read_artifact(one.directory).bytes / 1e6
+            if one.plan:
+                print("as exported: " + ", ".join(f"{k}={v}" for k, v in one.plan.items()))
+                break
+        for one in done:
+            megabytes = read_artifact(one.directory).bytes / 1e6
             print(
-                f"{one.directory}  {size:.2f} MB  PSNR {one.found['psnr']:.1f} dB "
+                f"{one.directory}  {megabytes:.2f} MB  PSNR {one.found['psnr']:.1f} dB "
                 f"(worst {one.found['psnr_worst']:.1f})  SSIM {one.found['ssim']:.3f}"
             )
         if done and done[0].risky:
@@ -86,6 +127,40 @@ def export(
                 f"kept {len(done[0].kept)} layer(s) in float, {cost:,} bytes of weights; again with:"
             )
             print(f"  --float-layers {','.join(done[0].kept)}")
+
+
+def _pipeline_plan(
+    generator: Any, plan: str, precision: str, walk: dict[str, Any], quiet: bool
+) -> dict[str, str]:
+    """The words of --plan, after what a pipeline leaves out and its plan were said.
+
+    Raises BadInput for a plan that can not be read, and for a pipeline's options elsewhere.
+    """
+    from ..pipeline import SampledGenerator
+    from ..pipeline_precision import checked_plan
+
+    if not isinstance(generator, SampledGenerator):
+        named = [f"--{k}" for k, v in walk.items() if v is not None] + (["--plan"] if plan else [])
+        if named:
+            raise BadInput(f"{', '.join(named)}: {generator.name} is no pipeline of several steps")
+        return {}
+    words = {}
+    for word in plan.split(",") if plan else []:
+        name, equals, value = word.strip().partition("=")
+        if not equals:
+            raise BadInput(f"--plan {word}: write component=precision, for example vae=float")
+        words[name] = value
+    chosen = checked_plan(generator, words)
+    spec = generator.sampler
+    assert spec is not None
+    if not quiet:
+        if spec.left_out:
+            print(f"left out of the artifact: {', '.join(spec.left_out)}")
+        guided = f"guidance {spec.guidance:g}" if spec.guidance > 1 else "no guidance"
+        print(f"{spec.pipeline}: {spec.config['_class_name']}, {spec.steps} steps, {guided}")
+        if precision == "int8":
+            print("plan: " + ", ".join(f"{k}={v}" for k, v in chosen.items()))
+    return words
 
 
 def adopt(

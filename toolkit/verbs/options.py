@@ -27,7 +27,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone."
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads to run on.")]
 Model = Annotated[
-    str, typer.Argument(help="emoji, a folder saved by genedge, or package.module:function.")
+    str,
+    typer.Argument(
+        help="emoji, a folder saved by genedge, a diffusers directory, or package.module:function."
+    ),
 ]
 
 

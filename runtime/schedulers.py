@@ -1,0 +1,625 @@
+"""How a diffusion model's latents are walked from noise to a picture: one small class per algorithm.
+
+Each follows scheduler_config.json as diffusers does, in float32 where diffusers uses it, and draws
+no random numbers of its own. Letters are the papers': x is the sample, sigma its noise level,
+alpha and alphas_cumprod the signal's share, denoised (x0) what the model thinks the picture is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from .errors import BadInput
+
+_ONLY = "only"  # marks a parameter of which nothing but the default is known here
+# Parameters of other algorithms, which diffusers leaves in a config and its class then ignores.
+_OF_OTHERS = set(
+    """
+    algorithm_type beta_end beta_schedule beta_start clip_sample clip_sample_range
+    dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift interpolation_type
+    lambda_min_clipped lower_order_final original_inference_steps prediction_type
+    rescale_betas_zero_snr sample_max_value set_alpha_to_one sigma_max sigma_min skip_prk_steps
+    solver_order solver_type steps_offset thresholding timestep_scaling timestep_spacing
+    timestep_type trained_betas use_beta_sigmas use_exponential_sigmas use_flow_sigmas
+    use_karras_sigmas use_lu_lambdas variance_type
+    """.split()  # noqa: SIM905
+)
+_VARIANCE_PRESERVING: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "trained_betas": None,
+    "prediction_type": ("epsilon", "sample", "v_prediction"),
+    "steps_offset": 0,
+    "rescale_betas_zero_snr": False,
+}
+_CLIPPED: dict[str, Any] = {
+    "clip_sample_range": 1.0,
+    "set_alpha_to_one": True,
+    "thresholding": (_ONLY, False),
+    "dynamic_thresholding_ratio": 0.995,
+    "sample_max_value": 1.0,
+}
+
+
+class Scheduler(Protocol):
+    """One walk of a fixed number of steps.
+
+    timesteps: what the denoiser is told at each step, float32 (steps,). start: what noise of unit
+    variance is multiplied by. draws: arrays of noise that one picture takes, the first included.
+    """
+
+    @property
+    def timesteps(self) -> np.ndarray: ...
+    @property
+    def start(self) -> float: ...
+    @property
+    def draws(self) -> int: ...
+
+    def scaled(self, x: np.ndarray, i: int) -> np.ndarray:
+        """What the denoiser is shown of x at step i."""
+
+    def step(
+        self,
+        x: np.ndarray,
+        output: np.ndarray,
+        i: int,
+        before: np.ndarray | None,
+        noise: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(x after step i, denoised). before: denoised of the step before, None at the first.
+        noise: drawn for this step, where the algorithm takes any."""
+
+
+@dataclass(frozen=True)
+class Euler:
+    """Euler's method on the probability-flow ODE (Karras et al., arXiv 2206.00364, algorithm 2
+    without churn)."""
+
+    known: ClassVar[dict[str, Any]] = _VARIANCE_PRESERVING | {
+        "prediction_type": ("epsilon", "v_prediction", "sample"),
+        "interpolation_type": ("linear", "log_linear"),
+        "use_karras_sigmas": False,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": (_ONLY, False),
+        "sigma_min": None,
+        "sigma_max": None,
+        "timestep_spacing": ("linspace", "leading", "trailing"),
+        "timestep_type": ("discrete", "continuous"),
+        "final_sigmas_type": ("zero", "sigma_min"),
+    }
+    timesteps: np.ndarray
+    sigmas: np.ndarray
+    start: float
+    prediction_type: str
+    draws: int = 1
+
+    @classmethod
+    def of(cls, c: Mapping[str, Any], steps: int, mu: float | None) -> Euler:
+        cumulative = _alphas_cumprod(c, floor_last=True)
+        train = c["num_train_timesteps"]
+        spacing = c["timestep_spacing"]
+        if spacing == "linspace":
+            t = np.linspace(0, train - 1, steps, dtype=np.float32)[::-1]
+        elif spacing == "leading":
+            t = (np.arange(steps) * (train // steps))[::-1].astype(np.float32) + c["steps_offset"]
+        else:
+            t = np.arange(train, 0, -train / steps).round().astype(np.float32) - 1
+        all_sigmas = _sigmas(cumulative)
+        logs = np.log(all_sigmas)
+        if c["interpolation_type"] == "linear":
+            sigmas = np.interp(t, np.arange(len(all_sigmas)), all_sigmas)
+        else:
+            ends = logs[-1], logs[0]
+            sigmas = np.exp(np.linspace(*ends, steps + 1, dtype=np.float32))
+        spread = _spread(c, sigmas, steps)
+        if spread is not None:
+            sigmas = spread
+            t = np.array([_sigma_to_t(s, logs) for s in sigmas])
+        last = all_sigmas[0] if c["final_sigmas_type"] == "sigma_min" else 0.0
+        # log_linear already has a sigma more than there are steps, and diffusers adds the last one.
+        sigmas = np.append(sigmas, last).astype(np.float32)
+        if c["timestep_type"] == "continuous" and c["prediction_type"] == "v_prediction":
+            t = 0.25 * np.log(sigmas[:-1])
+        top = float(sigmas.max())
+        start = top if spacing in ("linspace", "trailing") else math.sqrt(top**2 + 1)
+        t = np.asarray(t[:steps], np.float32)
+        return cls(t, sigmas, start, c["prediction_type"])
+
+    def scaled(self, x: np.ndarray, i: int) -> np.ndarray:
+        return np.asarray(x / np.sqrt(self.sigmas[i] ** 2 + 1))
+
+    def step(
+        self,
+        x: np.ndarray,
+        output: np.ndarray,
+        i: int,
+        before: np.ndarray | None,
+        noise: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        sigma = self.sigmas[i]
+        if self.prediction_type == "epsilon":
+            denoised = x - sigma * output
+        elif self.prediction_type == "v_prediction":
+            denoised = output * (-sigma / np.sqrt(sigma**2 + 1)) + x / (sigma**2 + 1)
+        else:
+            denoised = output
+        d = (x - denoised) / sigma
+        return x + d * (self.sigmas[i + 1] - sigma), denoised
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """Denoising diffusion implicit models (Song et al., arXiv 2010.02502, formula 12 with η = 0)."""
+
+    known: ClassVar[dict[str, Any]] = (
+        _VARIANCE_PRESERVING
+        | _CLIPPED
+        | {"clip_sample": True, "timestep_spacing": ("leading", "trailing", "linspace")}
+    )
+    timesteps: np.ndarray
+    alphas_cumprod: np.ndarray  # at each step, and behind it
+    prediction_type: str
+    clip: float | None
+    start: float = 1.0
+    draws: int = 1
+
+    @classmethod
+    def of(cls, c: Mapping[str, Any], steps: int, mu: float | None) -> DDIM:
+        cumulative = _alphas_cumprod(c)
+        train = c["num_train_timesteps"]
+        if c["timestep_spacing"] == "linspace":
+            t = np.linspace(0, train - 1, steps).round()[::-1].astype(np.int64)
+        elif c["timestep_spacing"] == "leading":
+            t = (np.arange(steps) * (train // steps))[::-1].astype(np.int64) + c["steps_offset"]
+        else:
+            t = np.arange(train, 0, -train / steps).round().astype(np.int64) - 1
+        if t.max() >= train:
+            raise BadInput(
+                f"{steps} steps with steps_offset {c['steps_offset']} begin at timestep {t.max()}, "
+                f"training ended at {train - 1}; use fewer steps"
+            )
+        final = np.float32(1) if c["set_alpha_to_one"] else cumulative[0]
+        behind = [cumulative[p] if p >= 0 else final for p in t - train // steps]
+        table = np.stack([cumulative[t], np.array(behind, np.float32)], 1)
+        clip = float(c["clip_sample_range"]) if c["clip_sample"] else None
+        return cls(t.astype(np.float32), table, c["prediction_type"], clip)
+
+    def scaled(self, x: np.ndarray, i: int) -> np.ndarray:
+        return x
+
+    def step(
+        self,
+        x: np.ndarray,
+        output: np.ndarray,
+        i: int,
+        before: np.ndarray | None,
+        noise: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        alpha, alpha_behind = self.alphas_cumprod[i]
+        signal, spread = np.sqrt(alpha), np.sqrt(1 - alpha)
+        if self.prediction_type == "epsilon":
+            denoised, epsilon = (x - spread * output) / signal, output
+        elif self.prediction_type == "sample":
+            denoised, epsilon = output, (x - signal * output) / spread
+        else:
+            denoised, epsilon = signal * x - spread * output, signal * output + spread * x
+        if self.clip is not None:
+            denoised = denoised.clip(-self.clip, self.clip)
+        return np.sqrt(alpha_behind) * denoised + np.sqrt(1 - alpha_behind) * epsilon, denoised
+
+
+@dataclass(frozen=True)
+class DPMSolverPlusPlus2M:
+    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2); order 1 is DDIM."""
+
+    known: ClassVar[dict[str, Any]] = _VARIANCE_PRESERVING | {
+        "prediction_type": ("epsilon", "sample", "v_prediction", "flow_prediction"),
+        "solver_order": (2, 1),
+        "thresholding": (_ONLY, False),
+        "dynamic_thresholding_ratio": 0.995,
+        "sample_max_value": 1.0,
+        "algorithm_type": ("dpmsolver++",),
+        "solver_type": ("midpoint", "heun"),
+        "lower_order_final": True,
+        "euler_at_final": False,
+        "use_karras_sigmas": False,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": (_ONLY, False),
+        "use_lu_lambdas": (_ONLY, False),
+        "use_flow_sigmas": False,
+        "flow_shift": 1.0,
+        "final_sigmas_type": ("zero", "sigma_min"),
+        "lambda_min_clipped": -math.inf,
+        "variance_type": (None, "learned", "learned_range"),
+        "timestep_spacing": ("linspace", "leading", "trailing"),
+        "use_dynamic_shifting": (_ONLY, False),
+        "time_shift_type": ("exponential",),
+    }
+    timesteps: np.ndarray
+    sigmas: np.ndarray
+    prediction_type: str
+    flow: bool  # alpha = 1 − sigma; else alpha² + sigma² = 1
+    order: int
+    heun: bool
+    first_order_last: bool
+    start: float = 1.0
+    draws: int = 1
+
+    @classmethod
+    def of(cls, c: Mapping[str, Any], steps: int, mu: float | None) -> DPMSolverPlusPlus2M:
+        cumulative = _alphas_cumprod(c, floor_last=True)
+        train = c["num_train_timesteps"]
+        all_sigmas = _sigmas(cumulative)
+        logs = np.log(all_sigmas)
+        lambdas = np.log(np.sqrt(cumulative)) - np.log(np.sqrt(1 - cumulative))
+        last_t = train - int(np.searchsorted(lambdas[::-1], c["lambda_min_clipped"]))
+        if c["timestep_spacing"] == "linspace":
+            t = np.linspace(0, last_t - 1, steps + 1).round()[::-1][:-1]
+        elif c["timestep_spacing"] == "leading":
+            ratio = last_t // (steps + 1)
+            t = (np.arange(steps + 1) * ratio)[::-1][:-1] + c["steps_offset"]
+        else:
+            t = np.arange(last_t, 0, -train / steps).round() - 1
+        spread = _spread(c, all_sigmas[::-1], steps)
+        if spread is not None:
+            sigmas = spread
+            t = np.array([_sigma_to_t(s, logs) for s in sigmas])
+            if c["use_karras_sigmas"] and c["beta_schedule"] != "squaredcos_cap_v2":
+                t = t.round()
+        elif c["use_flow_sigmas"]:
+            sigmas = 1.0 - np.linspace(1, 1 / train, steps + 1)
+            shift = c["flow_shift"]
+            sigmas = (shift * sigmas / (1 + (shift - 1) * sigmas))[::-1][:-1]
+            t = sigmas * train
+        else:
+            sigmas = np.interp(t.astype(np.int64), np.arange(train), all_sigmas)
+        last = all_sigmas[0] if c["final_sigmas_type"] == "sigma_min" else 0.0
+        few = c["lower_order_final"] and len(t) < 15
+        return cls(
+            t.astype(np.int64).astype(np.float32),
+            np.append(sigmas, last).astype(np.float32),
+            c["prediction_type"],
+            bool(c["use_flow_sigmas"]),
+            int(c["solver_order"]),
+            c["solver_type"] == "heun",
+            bool(c["euler_at_final"] or few or c["final_sigmas_type"] == "zero"),
+        )
+
+    def scaled(self, x: np.ndarray, i: int) -> np.ndarray:
+        return x
+
+    def _alpha_sigma(self, i: int) -> tuple[np.float32, np.float32]:
+        sigma = self.sigmas[i]
+        if self.flow:
+            return np.float32(1) - sigma, sigma
+        alpha = 1 / np.sqrt(sigma**2 + np.float32(1))
+        return alpha, sigma * alpha
+
+    def step(
+        self,
+        x: np.ndarray,
+        output: np.ndarray,
+        i: int,
+        before: np.ndarray | None,
+        noise: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        alpha, sigma = self._alpha_sigma(i)
+        if self.prediction_type == "epsilon":
+            denoised = (x - sigma * output) / alpha
+        elif self.prediction_type == "v_prediction":
+            denoised = alpha * x - sigma * output
+        elif self.prediction_type == "flow_prediction":
+            denoised = x - self.sigmas[i] * output
+        else:
+            denoised = output
+        alpha_t, sigma_t = self._alpha_sigma(i + 1)
+        with np.errstate(divide="ignore"):  # log 0 at the last step: exp(−∞) is 0
+            lambda_t, lambda_s = (np.log(alpha_t) - np.log(sigma_t), np.log(alpha) - np.log(sigma))
+        h = lambda_t - lambda_s
+        phi = np.expm1(-h)
+        result = sigma_t / sigma * x - alpha_t * phi * denoised
+        last = i == len(self.timesteps) - 1
+        if self.order == 2 and before is not None and not (last and self.first_order_last):
+            alpha_b, sigma_b = self._alpha_sigma(i - 1)
+            with np.errstate(divide="ignore"):
+                r0 = (lambda_s - (np.log(alpha_b) - np.log(sigma_b))) / h
+            D1 = (denoised - before) / r0
+            result += (alpha_t * (phi / h + 1) if self.heun else -0.5 * alpha_t * phi) * D1
+        return result, denoised
+
+
+@dataclass(frozen=True)
+class LCM:
+    """Multistep consistency sampling of latent consistency models (Luo et al., arXiv 2310.04378,
+    algorithm 3): each step but the last adds noise of its own."""
+
+    known: ClassVar[dict[str, Any]] = (
+        _VARIANCE_PRESERVING
+        | _CLIPPED
+        | {
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2"),
+            "clip_sample": False,
+            "original_inference_steps": 50,
+            "timestep_scaling": 10.0,
+            # Read by no line of diffusers' scheduler: the walk is that of its distillation.
+            "timestep_spacing": ("leading", "trailing", "linspace"),
+        }
+    )
+    timesteps: np.ndarray
+    alphas_cumprod: np.ndarray  # at each step
+    prediction_type: str
+    clip: float | None
+    timestep_scaling: float
+    start: float = 1.0
+
+    @property
+    def draws(self) -> int:
+        return len(self.timesteps)
+
+    @classmethod
+    def of(cls, c: Mapping[str, Any], steps: int, mu: float | None) -> LCM:
+        original = c["original_inference_steps"]
+        train = c["num_train_timesteps"]
+        if original > train or steps > original:
+            raise BadInput(
+                f"LCMScheduler: {steps} steps, original_inference_steps {original} and "
+                f"num_train_timesteps {train} must not fall in this order; use fewer steps"
+            )
+        every = np.arange(1, original + 1)[::-1] * (train // original) - 1
+        at = np.floor(np.linspace(0, original, steps, endpoint=False)).astype(np.int64)
+        clip = float(c["clip_sample_range"]) if c["clip_sample"] else None
+        t = every[at]
+        cumulative = _alphas_cumprod(c)[t]
+        scaling = float(c["timestep_scaling"])
+        return cls(t.astype(np.float32), cumulative, c["prediction_type"], clip, scaling)
+
+    def scaled(self, x: np.ndarray, i: int) -> np.ndarray:
+        return x
+
+    def step(
+        self,
+        x: np.ndarray,
+        output: np.ndarray,
+        i: int,
+        before: np.ndarray | None,
+        noise: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        alpha = self.alphas_cumprod[i]
+        signal, spread = np.sqrt(alpha), np.sqrt(1 - alpha)
+        if self.prediction_type == "epsilon":
+            denoised = (x - spread * output) / signal
+        elif self.prediction_type == "sample":
+            denoised = output
+        else:
+            denoised = signal * x - spread * output
+        if self.clip is not None:
+            denoised = denoised.clip(-self.clip, self.clip)
+        at = float(self.timesteps[i]) * self.timestep_scaling
+        c_skip = np.float32(0.25 / (at**2 + 0.25))
+        c_out = np.float32(at / math.sqrt(at**2 + 0.25))
+        denoised = c_out * denoised + c_skip * x
+        if i == len(self.timesteps) - 1:
+            return denoised, denoised
+        if noise is None:
+            raise BadInput("LCMScheduler draws noise at each step but the last; none was given")
+        ahead = self.alphas_cumprod[i + 1]
+        return np.sqrt(ahead) * denoised + np.sqrt(1 - ahead) * noise, denoised
+
+
+@dataclass(frozen=True)
+class FlowMatchEuler:
+    """Euler's method on the straight path from noise to picture (Lipman et al., arXiv 2210.02747;
+    the shift of time is that of Esser et al., arXiv 2403.03206, section 5.3.2)."""
+
+    known: ClassVar[dict[str, Any]] = {
+        "num_train_timesteps": 1000,
+        "shift": 1.0,
+        "use_dynamic_shifting": False,
+        "base_shift": 0.5,
+        "max_shift": 1.15,
+        "base_image_seq_len": 256,
+        "max_image_seq_len": 4096,
+        "invert_sigmas": (_ONLY, False),
+        "shift_terminal": None,
+        "use_karras_sigmas": False,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": (_ONLY, False),
+        "time_shift_type": ("exponential", "linear"),
+        "stochastic_sampling": (_ONLY, False),
+    }
+    timesteps: np.ndarray
+    sigmas: np.ndarray
+    start: float = 1.0
+    draws: int = 1
+
+    @classmethod
+    def of(cls, c: Mapping[str, Any], steps: int, mu: float | None) -> FlowMatchEuler:
+        train = c["num_train_timesteps"]
+        shift = 1.0 if c["use_dynamic_shifting"] else c["shift"]
+        every = np.arange(train, 0, -1, dtype=np.float32) / np.float32(train)
+        every = shift * every / (1 + (shift - 1) * every)
+        sigmas = np.linspace(float(every[0]) * train, float(every[-1]) * train, steps) / train
+        if not c["use_dynamic_shifting"]:
+            sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
+        elif mu is None:
+            raise BadInput("the scheduler shifts time by the picture's size; no mu was given")
+        else:
+            weight = math.exp(mu) if c["time_shift_type"] == "exponential" else mu
+            sigmas = weight / (weight + (1 / sigmas - 1))
+        if c["shift_terminal"]:
+            if steps == 1:
+                raise BadInput("shift_terminal places the last of several steps; use 2 or more")
+            rest = 1 - sigmas
+            sigmas = 1 - rest / (rest[-1] / (1 - c["shift_terminal"]))
+        spread = _spread(c, sigmas, steps)
+        sigmas = (sigmas if spread is None else spread).astype(np.float32)
+        return cls(sigmas * np.float32(train), np.append(sigmas, np.float32(0)))
+
+    def scaled(self, x: np.ndarray, i: int) -> np.ndarray:
+        return x
+
+    def step(
+        self,
+        x: np.ndarray,
+        output: np.ndarray,
+        i: int,
+        before: np.ndarray | None,
+        noise: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        sigma = self.sigmas[i]
+        return x + (self.sigmas[i + 1] - sigma) * output, x - sigma * output
+
+
+# By the class that scheduler_config.json names.
+SCHEDULERS: dict[str, Any] = {
+    "EulerDiscreteScheduler": Euler,
+    "DDIMScheduler": DDIM,
+    "DPMSolverMultistepScheduler": DPMSolverPlusPlus2M,
+    "LCMScheduler": LCM,
+    "FlowMatchEulerDiscreteScheduler": FlowMatchEuler,
+}
+
+
+def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every parameter of the class that `config` names, defaults filled in, and "_class_name".
+
+    Raises BadInput where class, parameter or value is unknown here, with those that are known.
+    """
+    name = str(config.get("_class_name", ""))
+    if name not in SCHEDULERS:
+        raise BadInput(f"scheduler {name!r} is not supported; supported: {', '.join(SCHEDULERS)}")
+    known = SCHEDULERS[name].known
+    read: dict[str, Any] = {"_class_name": name}
+    for key, rule in known.items():
+        choices = rule[-1:] if isinstance(rule, tuple) and rule[0] == _ONLY else rule
+        default = choices[0] if isinstance(choices, tuple) else rule
+        value = config.get(key, default)
+        if isinstance(choices, tuple):
+            if value not in choices:
+                words = ", ".join(map(repr, choices))
+                raise BadInput(f"{name}: {key} {value!r} is not supported; supported: {words}")
+        elif not _of_kind(value, default, key):
+            raise BadInput(f"{name}: {key} {value!r} is not supported; the default is {default!r}")
+        read[key] = value
+    for key in config:
+        if key not in known and key not in _OF_OTHERS and not key.startswith("_"):
+            raise BadInput(f"{name}: parameter {key!r} is unknown; known: {', '.join(known)}")
+    if read.get("use_karras_sigmas") and read.get("use_exponential_sigmas"):
+        raise BadInput(f"{name}: sigmas can be spread by one rule alone, Karras or exponential")
+    if read["num_train_timesteps"] < 1:
+        raise BadInput(f"{name}: num_train_timesteps {read['num_train_timesteps']} is too small")
+    return read
+
+
+def _of_kind(value: Any, default: Any, key: str) -> bool:
+    if key == "trained_betas":
+        numbers = isinstance(value, list) and all(isinstance(v, float) for v in value)
+        return value is None or numbers
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(value, bool):
+        return False
+    if isinstance(default, int):
+        return isinstance(value, int)
+    return isinstance(value, (int, float)) or (default is None and value is None)
+
+
+def scheduler(config: Mapping[str, Any], steps: int, mu: float | None = None) -> Scheduler:
+    """The walk of `steps` steps that scheduler_config.json describes.
+
+    mu: exponent of the shift of time, where the config asks for one that follows the picture's size.
+    Raises what `checked_config` raises, and BadInput for a number of steps that can not be walked.
+    """
+    read = checked_config(config)
+    if not 1 <= steps <= read["num_train_timesteps"]:
+        raise BadInput(f"{steps} steps: use 1 to {read['num_train_timesteps']}")
+    made: Scheduler = SCHEDULERS[read["_class_name"]].of(read, steps, mu)
+    if len(made.timesteps) != steps:
+        raise BadInput(
+            f"{read['_class_name']} walks {len(made.timesteps)} steps where {steps} were asked for; "
+            f"use a number of steps that divides {read['num_train_timesteps']}"
+        )
+    return made
+
+
+def _alphas_cumprod(c: Mapping[str, Any], floor_last: bool = False) -> np.ndarray:
+    """float32 (num_train_timesteps,): share of the signal's variance that is left at each timestep.
+
+    floor_last: where the last one is rescaled to 0, it becomes 2⁻²⁴, so that its sigma is finite.
+    """
+    count = c["num_train_timesteps"]
+    if c["trained_betas"] is not None:
+        betas = np.array(c["trained_betas"], np.float32)
+    elif c["beta_schedule"] == "linear":
+        betas = _linspace(c["beta_start"], c["beta_end"], count)
+    elif c["beta_schedule"] == "scaled_linear":
+        betas = _linspace(c["beta_start"] ** 0.5, c["beta_end"] ** 0.5, count) ** 2
+    else:  # Nichol and Dhariwal, arXiv 2102.09672, formula 17
+        bars = [math.cos((i / count + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(count + 1)]
+        betas = np.array([min(1 - b / a, 0.999) for a, b in itertools.pairwise(bars)])
+        betas = betas.astype(np.float32)
+    if c["rescale_betas_zero_snr"]:
+        betas = _zero_terminal_snr(betas)
+    cumulative = _cumprod(1 - betas)
+    if c["rescale_betas_zero_snr"] and floor_last:
+        cumulative[-1] = 2**-24
+    return cumulative
+
+
+def _zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
+    """Betas whose last step holds no signal (Lin et al., arXiv 2305.08891, algorithm 1)."""
+    roots = np.sqrt(_cumprod(1 - betas))
+    first, last = roots[0], roots[-1]
+    roots = (roots - last) * (first / (first - last))
+    bars = roots**2
+    return np.float32(1) - np.concatenate([bars[:1], bars[1:] / bars[:-1]])
+
+
+def _linspace(first: float, last: float, count: int) -> np.ndarray:
+    """float32, each half counted from its own end, as torch does."""
+    step = np.float32((np.float32(last) - np.float32(first)) / np.float32(max(count - 1, 1)))
+    i = np.arange(count, dtype=np.float32)
+    ahead, back = np.float32(first) + step * i, np.float32(last) - step * (count - 1 - i)
+    return np.where(np.arange(count) < count // 2, ahead, back).astype(np.float32)
+
+
+def _cumprod(values: np.ndarray) -> np.ndarray:
+    """float32, multiplied up in float64, as torch does."""
+    return np.cumprod(values.astype(np.float64)).astype(np.float32)
+
+
+def _sigmas(cumulative: np.ndarray) -> np.ndarray:
+    return np.asarray(((1 - cumulative) / cumulative) ** np.float32(0.5))
+
+
+def _spread(c: Mapping[str, Any], sigmas: np.ndarray, steps: int) -> np.ndarray | None:
+    """Karras' or exponential spacing between the ends of `sigmas`, from high to low; None where the
+    config asks for neither."""
+    low, high = c.get("sigma_min"), c.get("sigma_max")
+    low = float(sigmas[-1]) if low is None else low
+    high = float(sigmas[0]) if high is None else high
+    if c["use_karras_sigmas"]:  # arXiv 2206.00364, formula 5, rho = 7
+        ramp = np.linspace(0, 1, steps)
+        spread: np.ndarray = (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+        return spread
+    if c["use_exponential_sigmas"]:
+        return np.exp(np.linspace(math.log(high), math.log(low), steps))
+    return None
+
+
+def _sigma_to_t(sigma: float, logs: np.ndarray) -> float:
+    """The timestep, between two of training, whose sigma this is; logs: of every timestep's."""
+    log = np.log(np.maximum(sigma, 1e-10))
+    low = int(np.cumsum(log >= logs).argmax().clip(max=len(logs) - 2))
+    share = np.clip((logs[low] - log) / (logs[low] - logs[low + 1]), 0, 1)
+    return float((1 - share) * low + share * (low + 1))
