@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import BadInput
-from .schedulers import Scheduler, scheduler
+
+if TYPE_CHECKING:
+    from .schedulers import Scheduler
 
 Component = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 LATENTS, TIMESTEP, PREDICTION, FINAL = "latents", "timestep", "prediction", "final_latents"
@@ -51,6 +53,8 @@ class SamplerSpec:
 
     def walk(self) -> Scheduler:
         """Raises BadInput where scheduler or steps are not supported."""
+        from .schedulers import scheduler  # not for generators of one pass: it takes time to load
+
         return scheduler(self.config, self.steps, self.mu)
 
     def to_json(self) -> dict[str, Any]:
