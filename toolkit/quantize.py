@@ -14,7 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,7 @@ from .replace import FLOAT, float_graph
 from .saturation import PAIR, largest_pair, safe_step
 from .weights import LARGEST, grid_steps
 
+Module = TypeVar("Module", bound=nn.Module)
 _aten = torch.ops.aten
 _WEIGHTED = {_aten.conv2d.default, _aten.linear.default}
 _TRANSPOSED = _aten.conv_transpose2d.input
@@ -193,7 +194,7 @@ class PortableWeightObserver(PerChannelSquaredErrorObserver):
 
 
 @torch.no_grad()
-def on_grid(module: nn.Module) -> nn.Module:
+def on_grid(module: Module) -> Module:
     """A copy whose weights lie on the grid that `portable` takes: int8 then costs them nothing, and a
     file of theirs has half the bytes of float16. Convolutions, linear layers and tables."""
     module = copy.deepcopy(module)

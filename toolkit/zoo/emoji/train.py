@@ -233,7 +233,7 @@ def train(
     else:
         trained = onward(start, art, tokenizer, work, report)
         note = {"pass": "train", "from": start.name, "phases": [*PHASES[1:], "grid"]}
-    made = assemble(*map(on_grid, trained), tokenizer, art)
+    made = assemble(on_grid(trained[0]), on_grid(trained[1]), tokenizer, art)
     generator = replace(made, history=(*(start.history if start else ()), note))
     save(generator, out, force=force, half=True)
     scores = evaluate(load_saved(out), art)
