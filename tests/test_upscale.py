@@ -1,5 +1,6 @@
 """`upscale`, a generator that others trained, alone and chained behind `emoji`."""
 
+import itertools
 import subprocess
 import sys
 
@@ -95,17 +96,19 @@ def test_over_white_little_is_lost_by_transparency(chained, upscale):
 
 
 def test_flat_colours_stay_near_those_of_float(upscale):
-    colours = ((255, 255, 255), (0, 0, 0), (200, 200, 200), (249, 200, 70), (30, 60, 120))
+    """White and black stay; mid-tones move by a few levels, by chance more in one than in another."""
+    mixed = list(itertools.product((30, 90, 150, 210, 240), repeat=3))[::3]
+    shifts = []
     with load(bundled("upscale")) as upscaler:
-        for colour in colours:
+        for colour in ((255, 255, 255), (0, 0, 0), *mixed):
             small = np.broadcast_to(np.uint8(colour), (64, 64, 3)).copy()
             true = upscale.pixels(upscale.prepare("", 0, images={"small": small}))
             pair = [p[64:-64, 64:-64, :3].astype(float) for p in (by(upscaler)(small), true)]
-            shift = np.abs(pair[0].mean((0, 1)) - pair[1].mean((0, 1))).max()
-            texture = np.ptp(pair[0], (0, 1)).max()
-            extreme = colour in colours[:2]
-            assert shift <= (1.5 if extreme else 4)
-            assert texture <= (3 if extreme else 12)
+            shifts.append(np.abs(pair[0].mean((0, 1)) - pair[1].mean((0, 1))).max())
+            assert np.ptp(pair[0], (0, 1)).max() <= (3 if len(shifts) <= 2 else 12)
+    assert max(shifts[:2]) <= 1.5
+    assert np.mean(shifts[2:]) <= 3.5
+    assert max(shifts[2:]) <= 8
 
 
 @pytest.mark.parametrize("background", ["transparent", "white", "#206080"])
