@@ -73,16 +73,16 @@ def _keep_rounding(model: onnx.ModelProto) -> None:
         for name in node.input:
             cast = maker(name, "DequantizeLinear")
             rounding = maker(cast.input[0], "QuantizeLinear") if cast else None
-            if rounding is None or rounding.name in between:
+            if rounding is None or rounding.output[0] in between:
                 continue
             before = maker(rounding.input[0], "Add")
             bare = maker(before.input[0], "Conv") if before else None
             if bare is None and maker(rounding.input[0], "Conv") is None:
                 continue
-            between.add(rounding.name)
+            between.add(rounding.output[0])
     nodes = []
     for node in model.graph.node:
-        if node.op_type == "QuantizeLinear" and node.name in between:
+        if node.op_type == "QuantizeLinear" and node.output[0] in between:
             source, result = node.input[0], f"{node.input[0]}.same"
             slope = numpy_helper.from_array(np.ones((1, 1, 1), np.float32), f"{result}.slope")
             model.graph.initializer.append(slope)

@@ -13,6 +13,7 @@ from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from genedge.runtime.errors import BadInput
+from genedge.toolkit.bias import correct_last_bias
 from genedge.toolkit.generator import Component, load_saved, save
 from genedge.toolkit.quantize import (
     CommonQuantizer,
@@ -149,3 +150,21 @@ def test_words_of_an_int8_table_are_rounded_once():
         n for n in convert_pt2e(prepared).graph.nodes if "quantize_per_tensor" in str(n.target)
     ]
     assert rounded[0].args[1:3] == (pytest.approx(float(module[0].scale)), 0)
+
+
+def test_biases_that_move_nothing_are_left_alone():
+    """A constant picture, and channels that a clamp holds at 0, must not become NaN or run away."""
+    torch.manual_seed(0)
+    for bias, clamped in ((-9.0, True), (0.0, False)):
+        layer = nn.Conv2d(3, 2, 1)
+        nn.init.constant_(layer.bias, bias)
+        module = nn.Sequential(layer, nn.Hardtanh(0, 1)) if clamped else layer
+        fed = [(torch.rand(1, 3, 4, 4),) for _ in range(3)]
+        graph = module.eval()(fed[0][0]), torch.export.export(module, fed[0]).module()
+        targets = [torch.zeros_like(graph[0]) for _ in fed]
+        assert not correct_last_bias(graph[1], fed, targets)
+        targets[0] = torch.rand_like(graph[0])
+        correct_last_bias(graph[1], fed, targets)
+        after = next(p for n, p in graph[1].named_parameters() if n.endswith("bias"))
+        assert bool(torch.isfinite(after).all())
+        assert (after - bias).abs().max() < (1e-6 if clamped else 2)

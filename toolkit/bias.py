@@ -29,7 +29,7 @@ _UNCHANGED = (
 _PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
 _BIAS = 2  # its place among the arguments of both
 PROBE = 1 / 64  # share of the output's range that the bias is moved by, to see what that does
-LEAST_GAIN = 0.1  # of the output's move to the bias's, below which it is taken for this
+LEAST_GAIN = 0.1  # of the output's move to the bias's, below which a bias is left alone
 
 
 def _last_bias(graph: GraphModule) -> Any:
@@ -135,8 +135,8 @@ def correct_last_bias(
     inputs: what int8 components before this one give; targets: (1, C, …), what the float generator
     gives there. The error counts everywhere, and is shared out over the values inside the output's
     range, which alone can move: flat ground errs to one side only. What stands between the layer and
-    the output (a factor, say) is measured, as the output's answer to a moved bias. False where the last layer has
-    no bias of its own, or one that is not the output's channels (those before a pixel shuffle, where
+    the output (a factor, say) is measured, as the output's answer to a moved bias. False where the
+    targets are one constant, or the last layer has no bias of its own, or one that is not the output's channels (those before a pixel shuffle, where
     one follows) or its single values.
     """
     bias = _last_bias(quantized)
@@ -154,6 +154,9 @@ def correct_last_bias(
 
     low, high = min(float(t.min()) for t in targets), max(float(t.max()) for t in targets)
 
+    if high <= low:
+        return False
+
     def mean_error() -> tuple[Tensor, Tensor]:
         error, inside = torch.zeros(bias.shape), torch.zeros(bias.shape)
         for row, target in zip(inputs, targets, strict=True):
@@ -165,7 +168,8 @@ def correct_last_bias(
     error, inside = mean_error()
     probe = (high - low) * PROBE
     bias.data += probe
-    gain = ((mean_error()[0] - error) / (inside * probe)).clamp(min=LEAST_GAIN)
+    gain = (mean_error()[0] - error) / (inside * probe)
+    gain = torch.where(gain < LEAST_GAIN, torch.inf, gain)
     bias.data -= probe
     bias.data -= error / (inside * gain)
     error, inside = mean_error()
