@@ -26,6 +26,7 @@ from genedge.runtime.picture import to_pixels
 from genedge.runtime.run import Feed
 from genedge.runtime.sampler import FINAL
 
+from .bias import round_biases
 from .generator import Component
 from .pipeline import SampledGenerator, with_components
 from .programs import example_inputs, export_module
@@ -125,6 +126,8 @@ def quantize_pipeline(
     for name in static:
         _same_ranges(prepared[name, "histogram"], prepared[name, "minmax"])
     graphs = {key: _late_weights(convert_pt2e(graph)) for key, graph in prepared.items()}
+    for graph in graphs.values():
+        round_biases(graph)
     programs: dict[str, ExportedProgram] = dict(floats)
     modules: dict[str, nn.Module] = {}
     for name, word in chosen.items():
