@@ -290,7 +290,9 @@ def page(rows: dict[str, Any], shape: str) -> str:
             lines.append(f"| {target} {precision} | not measured | | | | | | |")
         elif row["problem"]:
             reached = f"{row['peak'] / 1e9:.1f} GB" if row["peak"] else ""
-            lines.append(f"| {target} {precision} | none: {row['problem']} | {reached} | | | | | | |")
+            lines.append(
+                f"| {target} {precision} | none: {row['problem']} | {reached} | | | | | | |"
+            )
         else:
             times = f"{row['peak'] / 1e9:.1f} GB, {row['peak'] / size:.1f}×"
             both = f"{row['together'] / 1e9:.1f} GB, {row['together'] / size:.1f}×"
