@@ -7,7 +7,6 @@ alpha and alphas_cumprod the signal's share, denoised (x0) what the model thinks
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,14 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from .errors import BadInput
+from .schedules import (
+    alphas_cumprod_of,
+    float_timesteps,
+    sigma_to_t,
+    sigmas_of,
+    spread_of,
+    whole_timesteps,
+)
 
 _ONLY = "only"  # marks a parameter of which nothing but the default is known here
 # Parameters of other algorithms, which diffusers leaves in a config and its class then ignores.
@@ -74,8 +81,8 @@ class Scheduler(Protocol):
         before: np.ndarray | None,
         noise: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(x after step i, denoised). before: denoised of the step before, None at the first.
-        noise: drawn for this step, where the algorithm takes any."""
+        """(x after step i, what the next step is told: denoised, of most). before: what the step
+        before told, None at the first. noise: drawn for this step, where the algorithm takes any."""
 
 
 @dataclass(frozen=True)
@@ -103,35 +110,26 @@ class Euler:
 
     @classmethod
     def of(cls, c: Mapping[str, Any], steps: int, mu: float | None) -> Euler:
-        cumulative = _alphas_cumprod(c, floor_last=True)
-        train = c["num_train_timesteps"]
-        spacing = c["timestep_spacing"]
-        if spacing == "linspace":
-            t = np.linspace(0, train - 1, steps, dtype=np.float32)[::-1]
-        elif spacing == "leading":
-            t = (np.arange(steps) * (train // steps))[::-1].astype(np.float32) + c["steps_offset"]
-        else:
-            t = np.arange(train, 0, -train / steps).round().astype(np.float32) - 1
-        all_sigmas = _sigmas(cumulative)
+        cumulative = alphas_cumprod_of(c, floor_last=True)
+        t = float_timesteps(c, steps)
+        all_sigmas = sigmas_of(cumulative)
         logs = np.log(all_sigmas)
         if c["interpolation_type"] == "linear":
             sigmas = np.interp(t, np.arange(len(all_sigmas)), all_sigmas)
         else:
             ends = logs[-1], logs[0]
             sigmas = np.exp(np.linspace(*ends, steps + 1, dtype=np.float32))
-        spread = _spread(c, sigmas, steps)
+        spread = spread_of(c, sigmas, steps)
         if spread is not None:
             sigmas = spread
-            t = np.array([_sigma_to_t(s, logs) for s in sigmas])
+            t = np.array([sigma_to_t(s, logs) for s in sigmas])
         last = all_sigmas[0] if c["final_sigmas_type"] == "sigma_min" else 0.0
         # log_linear already has a sigma more than there are steps, and diffusers adds the last one.
         sigmas = np.append(sigmas, last).astype(np.float32)
         if c["timestep_type"] == "continuous" and c["prediction_type"] == "v_prediction":
             t = 0.25 * np.log(sigmas[:-1])
-        top = float(sigmas.max())
-        start = top if spacing in ("linspace", "trailing") else math.sqrt(top**2 + 1)
         t = np.asarray(t[:steps], np.float32)
-        return cls(t, sigmas, start, c["prediction_type"])
+        return cls(t, sigmas, _first_sigma(c, sigmas), c["prediction_type"])
 
     def scaled(self, x: np.ndarray, i: int) -> np.ndarray:
         return np.asarray(x / np.sqrt(self.sigmas[i] ** 2 + 1))
@@ -145,14 +143,76 @@ class Euler:
         noise: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         sigma = self.sigmas[i]
-        if self.prediction_type == "epsilon":
-            denoised = x - sigma * output
-        elif self.prediction_type == "v_prediction":
-            denoised = output * (-sigma / np.sqrt(sigma**2 + 1)) + x / (sigma**2 + 1)
-        else:
-            denoised = output
+        denoised = _denoised(self.prediction_type, x, output, sigma)
         d = (x - denoised) / sigma
         return x + d * (self.sigmas[i + 1] - sigma), denoised
+
+
+def _first_sigma(c: Mapping[str, Any], sigmas: np.ndarray) -> float:
+    """What noise of unit variance is multiplied by before the first of these sigmas."""
+    top = float(sigmas.max())
+    return math.sqrt(top**2 + 1) if c["timestep_spacing"] == "leading" else top
+
+
+def _denoised(kind: str, x: np.ndarray, output: np.ndarray, sigma: np.float32) -> np.ndarray:
+    """What the model thinks the picture is, of a sample whose signal is not scaled down."""
+    if kind == "epsilon":
+        return np.asarray(x - sigma * output)
+    if kind == "v_prediction":
+        return np.asarray(output * (-sigma / np.sqrt(sigma**2 + 1)) + x / (sigma**2 + 1))
+    return output
+
+
+@dataclass(frozen=True)
+class EulerAncestral:
+    """Euler's method to a lower sigma, then noise up to the next one (ancestral sampling, after
+    Karras et al., arXiv 2206.00364, with the noise of arXiv 2006.11239)."""
+
+    known: ClassVar[dict[str, Any]] = _VARIANCE_PRESERVING | {
+        "prediction_type": ("epsilon", "v_prediction"),
+        "timestep_spacing": ("linspace", "leading", "trailing"),
+    }
+    timesteps: np.ndarray
+    sigmas: np.ndarray
+    start: float
+    prediction_type: str
+
+    @property
+    def draws(self) -> int:
+        return len(self.timesteps)
+
+    @classmethod
+    def of(cls, c: Mapping[str, Any], steps: int, mu: float | None) -> EulerAncestral:
+        t = float_timesteps(c, steps)
+        every = sigmas_of(alphas_cumprod_of(c, floor_last=True))
+        sigmas = np.append(np.interp(t, np.arange(len(every)), every), 0.0).astype(np.float32)
+        return cls(t, sigmas, _first_sigma(c, sigmas), c["prediction_type"])
+
+    def scaled(self, x: np.ndarray, i: int) -> np.ndarray:
+        return np.asarray(x / np.sqrt(self.sigmas[i] ** 2 + 1))
+
+    def step(
+        self,
+        x: np.ndarray,
+        output: np.ndarray,
+        i: int,
+        before: np.ndarray | None,
+        noise: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        sigma, ahead = self.sigmas[i : i + 2]
+        denoised = _denoised(self.prediction_type, x, output, sigma)
+        up = np.sqrt(ahead**2 * (sigma**2 - ahead**2) / sigma**2)
+        down = np.sqrt(ahead**2 - up**2)
+        result = x + (x - denoised) / sigma * (down - sigma)
+        if up > 0:
+            result = result + _needed(noise, "EulerAncestralDiscreteScheduler") * up
+        return result, denoised
+
+
+def _needed(noise: np.ndarray | None, name: str) -> np.ndarray:
+    if noise is None:
+        raise BadInput(f"{name} draws noise at each step but the last; none was given")
+    return noise
 
 
 @dataclass(frozen=True)
@@ -173,19 +233,9 @@ class DDIM:
 
     @classmethod
     def of(cls, c: Mapping[str, Any], steps: int, mu: float | None) -> DDIM:
-        cumulative = _alphas_cumprod(c)
+        cumulative = alphas_cumprod_of(c)
         train = c["num_train_timesteps"]
-        if c["timestep_spacing"] == "linspace":
-            t = np.linspace(0, train - 1, steps).round()[::-1].astype(np.int64)
-        elif c["timestep_spacing"] == "leading":
-            t = (np.arange(steps) * (train // steps))[::-1].astype(np.int64) + c["steps_offset"]
-        else:
-            t = np.arange(train, 0, -train / steps).round().astype(np.int64) - 1
-        if t.max() >= train:
-            raise BadInput(
-                f"{steps} steps with steps_offset {c['steps_offset']} begin at timestep {t.max()}, "
-                f"training ended at {train - 1}; use fewer steps"
-            )
+        t = whole_timesteps(c, steps)
         final = np.float32(1) if c["set_alpha_to_one"] else cumulative[0]
         behind = [cumulative[p] if p >= 0 else final for p in t - train // steps]
         table = np.stack([cumulative[t], np.array(behind, np.float32)], 1)
@@ -214,6 +264,80 @@ class DDIM:
         if self.clip is not None:
             denoised = denoised.clip(-self.clip, self.clip)
         return np.sqrt(alpha_behind) * denoised + np.sqrt(1 - alpha_behind) * epsilon, denoised
+
+
+@dataclass(frozen=True)
+class PLMS:
+    """Pseudo linear multistep (Liu et al., arXiv 2202.09778, formulas 9 and 12): the mean direction of
+    up to four steps. The second step is walked twice, the second time from where it began."""
+
+    known: ClassVar[dict[str, Any]] = {
+        k: v for k, v in _VARIANCE_PRESERVING.items() if k != "rescale_betas_zero_snr"
+    } | {
+        "prediction_type": ("epsilon", "v_prediction"),
+        "skip_prk_steps": False,
+        "set_alpha_to_one": False,
+        "timestep_spacing": ("leading", "linspace", "trailing"),
+    }
+    timesteps: np.ndarray
+    alphas_cumprod: np.ndarray  # (runs, 2): where each run's step begins, and where it ends
+    prediction_type: str
+    start: float = 1.0
+    draws: int = 1
+
+    @classmethod
+    def of(cls, c: Mapping[str, Any], steps: int, mu: float | None) -> PLMS:
+        if not c["skip_prk_steps"]:
+            raise BadInput(
+                "PNDMScheduler: skip_prk_steps False is not supported; Stable Diffusion has true"
+            )
+        t = whole_timesteps(c, steps)
+        stride = c["num_train_timesteps"] // steps
+        begin, end = t, t - stride
+        if len(t) > 1:
+            # The first step ends where the second begins, is walked to it, and again from its start.
+            t = np.concatenate([t[:1], t[1:2], t[1:]])
+            begin, end = t.copy(), t - stride
+            begin[1], end[1] = t[1] + stride, t[1]
+        cumulative = alphas_cumprod_of(c)
+        final = np.float32(1) if c["set_alpha_to_one"] else cumulative[0]
+        table = [[cumulative[p] if p >= 0 else final for p in side] for side in (begin, end)]
+        pairs = np.array(table, np.float32).T
+        return cls(t.astype(np.float32), pairs, c["prediction_type"])
+
+    def scaled(self, x: np.ndarray, i: int) -> np.ndarray:
+        return x
+
+    def step(
+        self,
+        x: np.ndarray,
+        output: np.ndarray,
+        i: int,
+        before: np.ndarray | None,
+        noise: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """before, and the second of the results: outputs, the newest first; of the first step also
+        the sample that it began at."""
+        if before is None:
+            memory, e = np.concatenate([output, x]), output
+        elif i == 1:
+            memory, x = before[:1], before[1:]
+            e = (output + memory) / 2
+        else:
+            memory = np.concatenate([output, before[:3]])
+            weights = _ADAMS_BASHFORTH[len(memory)]
+            e = np.tensordot(weights / weights.sum(), memory, 1)[None]
+        alpha, alpha_end = self.alphas_cumprod[i]
+        if self.prediction_type == "v_prediction":
+            e = np.sqrt(alpha) * e + np.sqrt(1 - alpha) * x
+        below = alpha * np.sqrt(1 - alpha_end) + np.sqrt(alpha * (1 - alpha) * alpha_end)
+        return np.sqrt(alpha_end / alpha) * x - (alpha_end - alpha) * e / below, memory
+
+
+# Weights of the newest output and those before it, by how many there are; each row's sum divides.
+_ADAMS_BASHFORTH = {n: np.array(w, np.float32) for n, w in (
+    (2, (3, -1)), (3, (23, -16, 5)), (4, (55, -59, 37, -9)),
+)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -255,9 +379,9 @@ class DPMSolverPlusPlus2M:
 
     @classmethod
     def of(cls, c: Mapping[str, Any], steps: int, mu: float | None) -> DPMSolverPlusPlus2M:
-        cumulative = _alphas_cumprod(c, floor_last=True)
+        cumulative = alphas_cumprod_of(c, floor_last=True)
         train = c["num_train_timesteps"]
-        all_sigmas = _sigmas(cumulative)
+        all_sigmas = sigmas_of(cumulative)
         logs = np.log(all_sigmas)
         lambdas = np.log(np.sqrt(cumulative)) - np.log(np.sqrt(1 - cumulative))
         last_t = train - int(np.searchsorted(lambdas[::-1], c["lambda_min_clipped"]))
@@ -268,10 +392,10 @@ class DPMSolverPlusPlus2M:
             t = (np.arange(steps + 1) * ratio)[::-1][:-1] + c["steps_offset"]
         else:
             t = np.arange(last_t, 0, -train / steps).round() - 1
-        spread = _spread(c, all_sigmas[::-1], steps)
+        spread = spread_of(c, all_sigmas[::-1], steps)
         if spread is not None:
             sigmas = spread
-            t = np.array([_sigma_to_t(s, logs) for s in sigmas])
+            t = np.array([sigma_to_t(s, logs) for s in sigmas])
             if c["use_karras_sigmas"] and c["beta_schedule"] != "squaredcos_cap_v2":
                 t = t.round()
         elif c["use_flow_sigmas"]:
@@ -379,7 +503,7 @@ class LCM:
         at = np.floor(np.linspace(0, original, steps, endpoint=False)).astype(np.int64)
         clip = float(c["clip_sample_range"]) if c["clip_sample"] else None
         t = every[at]
-        cumulative = _alphas_cumprod(c)[t]
+        cumulative = alphas_cumprod_of(c)[t]
         scaling = float(c["timestep_scaling"])
         return cls(t.astype(np.float32), cumulative, c["prediction_type"], clip, scaling)
 
@@ -410,8 +534,7 @@ class LCM:
         denoised = c_out * denoised + c_skip * x
         if i == len(self.timesteps) - 1:
             return denoised, denoised
-        if noise is None:
-            raise BadInput("LCMScheduler draws noise at each step but the last; none was given")
+        noise = _needed(noise, "LCMScheduler")
         ahead = self.alphas_cumprod[i + 1]
         return np.sqrt(ahead) * denoised + np.sqrt(1 - ahead) * noise, denoised
 
@@ -461,7 +584,7 @@ class FlowMatchEuler:
                 raise BadInput("shift_terminal places the last of several steps; use 2 or more")
             rest = 1 - sigmas
             sigmas = 1 - rest / (rest[-1] / (1 - c["shift_terminal"]))
-        spread = _spread(c, sigmas, steps)
+        spread = spread_of(c, sigmas, steps)
         sigmas = (sigmas if spread is None else spread).astype(np.float32)
         return cls(sigmas * np.float32(train), np.append(sigmas, np.float32(0)))
 
@@ -483,7 +606,9 @@ class FlowMatchEuler:
 # By the class that scheduler_config.json names.
 SCHEDULERS: dict[str, Any] = {
     "EulerDiscreteScheduler": Euler,
+    "EulerAncestralDiscreteScheduler": EulerAncestral,
     "DDIMScheduler": DDIM,
+    "PNDMScheduler": PLMS,
     "DPMSolverMultistepScheduler": DPMSolverPlusPlus2M,
     "LCMScheduler": LCM,
     "FlowMatchEulerDiscreteScheduler": FlowMatchEuler,
@@ -544,82 +669,10 @@ def scheduler(config: Mapping[str, Any], steps: int, mu: float | None = None) ->
     if not 1 <= steps <= read["num_train_timesteps"]:
         raise BadInput(f"{steps} steps: use 1 to {read['num_train_timesteps']}")
     made: Scheduler = SCHEDULERS[read["_class_name"]].of(read, steps, mu)
-    if len(made.timesteps) != steps:
+    again = isinstance(made, PLMS) and steps > 1
+    if len(made.timesteps) != steps + again:
         raise BadInput(
             f"{read['_class_name']} walks {len(made.timesteps)} steps where {steps} were asked for; "
             f"use a number of steps that divides {read['num_train_timesteps']}"
         )
     return made
-
-
-def _alphas_cumprod(c: Mapping[str, Any], floor_last: bool = False) -> np.ndarray:
-    """float32 (num_train_timesteps,): share of the signal's variance that is left at each timestep.
-
-    floor_last: where the last one is rescaled to 0, it becomes 2⁻²⁴, so that its sigma is finite.
-    """
-    count = c["num_train_timesteps"]
-    if c["trained_betas"] is not None:
-        betas = np.array(c["trained_betas"], np.float32)
-    elif c["beta_schedule"] == "linear":
-        betas = _linspace(c["beta_start"], c["beta_end"], count)
-    elif c["beta_schedule"] == "scaled_linear":
-        betas = _linspace(c["beta_start"] ** 0.5, c["beta_end"] ** 0.5, count) ** 2
-    else:  # Nichol and Dhariwal, arXiv 2102.09672, formula 17
-        bars = [math.cos((i / count + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(count + 1)]
-        betas = np.array([min(1 - b / a, 0.999) for a, b in itertools.pairwise(bars)])
-        betas = betas.astype(np.float32)
-    if c["rescale_betas_zero_snr"]:
-        betas = _zero_terminal_snr(betas)
-    cumulative = _cumprod(1 - betas)
-    if c["rescale_betas_zero_snr"] and floor_last:
-        cumulative[-1] = 2**-24
-    return cumulative
-
-
-def _zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
-    """Betas whose last step holds no signal (Lin et al., arXiv 2305.08891, algorithm 1)."""
-    roots = np.sqrt(_cumprod(1 - betas))
-    first, last = roots[0], roots[-1]
-    roots = (roots - last) * (first / (first - last))
-    bars = roots**2
-    return np.float32(1) - np.concatenate([bars[:1], bars[1:] / bars[:-1]])
-
-
-def _linspace(first: float, last: float, count: int) -> np.ndarray:
-    """float32, each half counted from its own end, as torch does."""
-    step = np.float32((np.float32(last) - np.float32(first)) / np.float32(max(count - 1, 1)))
-    i = np.arange(count, dtype=np.float32)
-    ahead, back = np.float32(first) + step * i, np.float32(last) - step * (count - 1 - i)
-    return np.where(np.arange(count) < count // 2, ahead, back).astype(np.float32)
-
-
-def _cumprod(values: np.ndarray) -> np.ndarray:
-    """float32, multiplied up in float64, as torch does."""
-    return np.cumprod(values.astype(np.float64)).astype(np.float32)
-
-
-def _sigmas(cumulative: np.ndarray) -> np.ndarray:
-    return np.asarray(((1 - cumulative) / cumulative) ** np.float32(0.5))
-
-
-def _spread(c: Mapping[str, Any], sigmas: np.ndarray, steps: int) -> np.ndarray | None:
-    """Karras' or exponential spacing between the ends of `sigmas`, from high to low; None where the
-    config asks for neither."""
-    low, high = c.get("sigma_min"), c.get("sigma_max")
-    low = float(sigmas[-1]) if low is None else low
-    high = float(sigmas[0]) if high is None else high
-    if c["use_karras_sigmas"]:  # arXiv 2206.00364, formula 5, rho = 7
-        ramp = np.linspace(0, 1, steps)
-        spread: np.ndarray = (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
-        return spread
-    if c["use_exponential_sigmas"]:
-        return np.exp(np.linspace(math.log(high), math.log(low), steps))
-    return None
-
-
-def _sigma_to_t(sigma: float, logs: np.ndarray) -> float:
-    """The timestep, between two of training, whose sigma this is; logs: of every timestep's."""
-    log = np.log(np.maximum(sigma, 1e-10))
-    low = int(np.cumsum(log >= logs).argmax().clip(max=len(logs) - 2))
-    share = np.clip((logs[low] - log) / (logs[low] - logs[low + 1]), 0, 1)
-    return float((1 - share) * low + share * (low + 1))

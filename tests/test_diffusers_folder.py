@@ -68,8 +68,8 @@ WRONG = {
     "cut in its header": (lambda d: _cut(d / UNET, 0.001), "no whole safetensors file"),
     "empty": (lambda d: (d / UNET).write_bytes(b""), "no whole safetensors file"),
     "scheduler": (
-        lambda d: _edit(d / "model_index.json", scheduler=["diffusers", "PNDMScheduler"]),
-        "'PNDMScheduler' is not supported; supported: EulerDiscreteScheduler",
+        lambda d: _edit(d / "model_index.json", scheduler=["diffusers", "HeunDiscreteScheduler"]),
+        "'HeunDiscreteScheduler' is not supported; supported: EulerDiscreteScheduler",
     ),
     "prediction": (
         lambda d: _edit(d / "scheduler/scheduler_config.json", prediction_type="flow"),

@@ -78,6 +78,28 @@ def test_an_old_config_is_set_right_as_its_class_does(saved, tmp_path, monkeypat
     assert picture_psnr(generator.pixels(feed), their_pixels(folder, feed, monkeypatch)) >= 60
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        # As Stable Diffusion 1.5 and SDXL Turbo are published.
+        ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}),
+        ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),
+    ],
+)
+def test_the_schedulers_of_stock_directories_are_those_of_diffusers(
+    tmp_path, monkeypatch, name, words
+):
+    import diffusers
+    from pipelines import STABLE, stable_diffusion
+
+    folder = tmp_path / "stock"
+    stable_diffusion(getattr(diffusers, name)(**STABLE, **words)).save_pretrained(folder)
+    generator = load_pipeline(folder, steps=4)
+    feed = generator.prepare(PROMPT, 5)
+    theirs = their_pixels(folder, feed, monkeypatch, steps=4)
+    assert picture_psnr(generator.pixels(feed), theirs) >= 60
+
+
 def test_embedded_guidance_is_that_of_diffusers(saved):
     from diffusers import StableDiffusionPipeline
 
@@ -166,7 +188,10 @@ def test_the_manifest_says_how_it_walks(sampled):
     ("change", "message"),
     [
         ({"steps": 0}, "0 steps"),
-        ({"config": {"_class_name": "PNDMScheduler"}}, "'PNDMScheduler' is not supported"),
+        (
+            {"config": {"_class_name": "HeunDiscreteScheduler"}},
+            "'HeunDiscreteScheduler' is not supported",
+        ),
         ({"latent": [4, 8]}, "the sampler is incomplete or malformed"),
         ({"denoiser": "unit"}, "sampler names component 'unit'"),
     ],

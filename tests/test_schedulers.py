@@ -45,6 +45,14 @@ def _cases():
         {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"},
     ):
         yield "DPMSolverMultistepScheduler", {**STABLE, **extra}
+    for prediction in PREDICTIONS[:2]:
+        for spacing in SPACINGS:
+            more = {"prediction_type": prediction, "timestep_spacing": spacing}
+            yield "EulerAncestralDiscreteScheduler", {**STABLE, **more}
+            yield "PNDMScheduler", {**STABLE, **more, "skip_prk_steps": True}
+    zero = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    yield "EulerAncestralDiscreteScheduler", zero
+    yield "PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": True, "steps_offset": 1}
     for prediction in PREDICTIONS:
         yield "LCMScheduler", {"prediction_type": prediction}
     yield "LCMScheduler", {"clip_sample": True, "original_inference_steps": 100}
@@ -68,11 +76,12 @@ def _theirs(name, config, steps, noises, monkeypatch):
     theirs = getattr(diffusers, name).from_config(config)
     mu = {"mu": 0.8} if config.get("use_dynamic_shifting") else {}
     theirs.set_timesteps(steps, **mu)
-    left = iter(noises[1:])
-    monkeypatch.setattr(
-        "diffusers.schedulers.scheduling_lcm.randn_tensor",
-        lambda *a, **k: torch.from_numpy(next(left)),
-    )
+    left = iter([*noises[1:], noises[0]])  # an ancestral step multiplies the last one by 0
+    for file in ("lcm", "euler_ancestral_discrete"):
+        monkeypatch.setattr(
+            f"diffusers.schedulers.scheduling_{file}.randn_tensor",
+            lambda *a, **k: torch.from_numpy(next(left)),
+        )
     start = getattr(theirs, "init_noise_sigma", 1.0)
     x = torch.from_numpy(noises[0]) * start
     steps = []
@@ -120,7 +129,7 @@ def test_a_walk_equals_diffusers_own(name, config, steps, monkeypatch):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"_class_name": "PNDMScheduler"}, "'PNDMScheduler' is not supported; supported: Euler"),
+        ({"_class_name": "HeunDiscreteScheduler"}, "'HeunDiscreteScheduler' is not supported; s"),
         ({}, "scheduler '' is not supported"),
         ({"_class_name": "DDIMScheduler", "prediction_type": "noise"}, "prediction_type 'noise'"),
         ({"_class_name": "DDIMScheduler", "thresholding": True}, "thresholding True is not"),
@@ -177,3 +186,8 @@ def test_more_steps_than_were_trained_are_refused():
         scheduler({"_class_name": "DDIMScheduler"}, 1001)
     with pytest.raises(BadInput, match="use fewer steps"):
         scheduler({"_class_name": "LCMScheduler"}, 60)
+
+
+def test_runge_kutta_steps_of_pndm_are_refused():
+    with pytest.raises(BadInput, match="skip_prk_steps False is not supported"):
+        scheduler({"_class_name": "PNDMScheduler"}, 4)
