@@ -7,6 +7,7 @@ from torch import nn
 from genedge.runtime.metrics import sqnr
 from genedge.toolkit.equalize import equalize, groups_of
 from genedge.toolkit.programs import example_inputs, export_module
+from genedge.toolkit.quantize import calibrate
 
 
 class Residual(nn.Module):
@@ -97,3 +98,19 @@ def test_what_can_not_be_scaled_exactly_is_left_alone(kind):
     before = graph(x, z).detach().numpy()
     equalize(graph, [(x, z)], 1.0)
     assert sqnr(graph(x, z).detach().numpy(), before) >= 100
+
+
+def test_other_ways_to_set_ranges_keep_the_weights(generator):
+    """Each way quantizes a module of its own."""
+    ways = {c.name: ("histogram", "histogram-equalized") for c in generator.components}
+    prepared, _ = calibrate(generator, ways, "portable", (), 4)
+    changed = 0
+    for component in generator.components:
+        given = dict(component.module.named_parameters())
+        plain, equalized = (
+            dict(prepared[component.name, way].named_parameters()) for way in ways[component.name]
+        )
+        assert plain
+        assert all(torch.equal(v, given[n]) for n, v in plain.items())
+        changed += sum(not torch.equal(v, given[n]) for n, v in equalized.items())
+    assert changed

@@ -378,9 +378,10 @@ def calibrate(
             for k in keep
             if _within(k, component.name)
         ]
-        module, example = with_int8_tables(component.module), example_inputs(generator, component)
+        example = example_inputs(generator, component)
         for way in ways[component.name]:
-            graph = float_graph(module, example)
+            # A module for each way: graphs share its parameters, and equalization changes them.
+            graph = float_graph(with_int8_tables(component.module), example)
             if way in EQUALIZED:
                 fed = [tuple(t[n] for n in component.inputs) for t in few]
                 chain = any(n.target is _aten.prelu.default for n in graph.graph.nodes)
