@@ -8,6 +8,7 @@ continued from the int8 values of all layers so far.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from genedge.runtime.run import load
 
 from .generator import Generator, golden_seed
 from .progress import Report
+from .qat import trainer
 from .quantize import quantize
 from .taps import Graphs, graphs_of, run_twin, walk
 
@@ -92,7 +94,10 @@ def rebuilt(artifact: Artifact, generator: Generator, report: Report) -> Graphs:
             f"name the right --model, or export it again"
         )
     keep = [str(k) for k in artifact.about.get("float_layers", [])]
-    return graphs_of(generator, quantize(generator, cpu=artifact.cpu, keep=keep, report=report))
+    with tempfile.TemporaryDirectory() as work:  # what was trained is trained again
+        train = trainer(generator, int(artifact.about.get("qat", 0)), Path(work), report)
+        quantized = quantize(generator, cpu=artifact.cpu, keep=keep, report=report, train=train)
+    return graphs_of(generator, quantized)
 
 
 def measure_losses(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +44,7 @@ from .lowering import can_not_lower
 from .pipeline import SampledGenerator, manifest_rows
 from .pipeline_precision import quantize_pipeline
 from .programs import example_inputs, export_module
+from .qat import trainer
 from .quantize import Quantized, quantize, simulated
 from .replace import float_programs
 from .saturation import preflight
@@ -174,6 +177,7 @@ def export(
     limits: Limits | None = None,
     fallback: bool = False,
     plan: Mapping[str, str] | None = None,
+    qat: int = 0,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Exported]:
     """Writes one artifact per target, each loaded, run and judged before it gets its name.
@@ -181,7 +185,9 @@ def export(
     keep: modules, as "component.module", that stay float under int8. limits: override the
     precision's defaults where set. fallback: under int8, keeps as few layers float as the limits of
     PSNR and SSIM need, the same for all targets; not of a pipeline. plan: of a pipeline under int8,
-    the precision of components (`pipeline_precision`), over the usual one. Raises BadInput,
+    the precision of components (`pipeline_precision`), over the usual one. qat: under int8, steps of
+    quantization-aware distillation of the last component (`qat`), not together with fallback and not
+    of a pipeline; checkpoints lie beside the artifacts until they are written. Raises BadInput,
     MissingProgram, and LimitMissed where an artifact misses a limit or its audit, or no fallback
     holds the limit: then that artifact is not written; EnvironmentFailed where a large component
     would not fit in memory or on the disk.
@@ -203,6 +209,11 @@ def export(
         if folder.exists() and not force:
             raise BadInput(f"{folder} exists already; use --force to replace it, or another --out")
     _check_layers(generator, keep)
+    if qat and (precision != "int8" or fallback or isinstance(generator, SampledGenerator)):
+        raise BadInput(
+            "quantization-aware distillation is for int8, without --min-psnr and --min-ssim, and not "
+            "for pipelines of several steps"
+        )
     check_room(estimated(generator, targets, precision), precision, targets, out)
     quantized = None
     simulation = None
@@ -215,7 +226,9 @@ def export(
         )
         keep, quantized, kept_bytes = choice.layers, choice.quantized, choice.bytes
     elif precision == "int8":
-        quantized = quantize(generator, cpu=cpu, keep=keep, report=progress)
+        work = out / f".qat-{generator.name}-{_short_hash(generator, keep)}-{cpu}-{qat}"
+        train = trainer(generator, qat, work, progress)
+        quantized = quantize(generator, cpu=cpu, keep=keep, report=progress, train=train)
     if quantized is not None:
         simulation = simulated(generator, quantized)
     programs = quantized.programs if quantized else float_programs(generator)
@@ -237,14 +250,21 @@ def export(
                 programs,
                 quantized,
                 golden,
+                qat,
             )
         )
     progress("export", len(targets), len(targets))
+    if qat:
+        shutil.rmtree(work, ignore_errors=True)
     risky = tuple(r.layer for r in preflight(quantized.graphs) if r.channels) if quantized else ()
     plan = quantized.plan if quantized else {}
     return [
         replace(d, kept=tuple(keep), kept_bytes=kept_bytes, risky=risky, plan=plan) for d in done
     ]
+
+
+def _short_hash(generator: Generator, keep: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join([generator.hash(), *keep]).encode()).hexdigest()[:12]
 
 
 def _check_layers(generator: Generator, keep: Sequence[str]) -> None:
@@ -273,6 +293,7 @@ def _export_one(
     programs: dict[str, ExportedProgram],
     quantized: Quantized | None,
     golden: Golden,
+    qat: int,
 ) -> Exported:
     names = {c.name: Names(c.inputs, c.outputs) for c in generator.components}
     with writing(directory, force) as folder:
@@ -311,6 +332,7 @@ def _export_one(
             "noise": {"generator": "philox4x32-10", "stream": 0},
             "float_layers": list(keep),
             "ranges": dict(quantized.ranges) if quantized else {},
+            **({"qat": qat} if qat else {}),
             "golden": {**file_json(stored(folder / "golden.npz")), "count": len(golden.prompts)},
             "tools": versions(),
         }

@@ -118,7 +118,8 @@ def keep_float(
     if _holds(score, psnr, ssim):
         return Choice(kept, 0, *score, quantized)
     ways = {name: (way,) for name, way in quantized.ranges.items()}
-    prepared, _ = calibrate(generator, ways, cpu, kept, calibration, report)
+    # Weights that were rounded to make up for each other are no float ones with their grid off.
+    prepared, _ = calibrate(generator, ways, cpu, kept, calibration, report, without=["rounding"])
     graphs = {name: _prepared(graph, name) for (name, _), graph in prepared.items()}
     weights = {k: v for g in graphs.values() for k, v in g.weights.items()}
     feeds = [

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -21,11 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import (
-    HistogramObserver,
-    MinMaxObserver,
-    PerChannelMinMaxObserver,
-)
+from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import (
     FixedQParamsQuantizationSpec,
@@ -38,12 +34,19 @@ from torchao.quantization.pt2e.quantizer import (
 from .bias import correct_last_bias, push_flat_outwards, round_biases
 from .equalize import equalize
 from .generator import Component, Generator
+from .observers import (
+    PerChannelSquaredErrorObserver,
+    PerChannelTransposedObserver,
+    PortablePerChannelTransposedObserver,
+    PortableWeightObserver,
+)
 from .programs import example_inputs, export_module
 from .replace import FLOAT, float_graph
-from .saturation import PAIR, largest_pair, safe_step
-from .weights import LARGEST, grid_steps
+from .rounding import learn_rounding
+from .weights import LARGEST
 
 Module = TypeVar("Module", bound=nn.Module)
+Train = Callable[[Component, GraphModule], GraphModule]
 _aten = torch.ops.aten
 _WEIGHTED = {_aten.conv2d.default, _aten.linear.default}
 _TRANSPOSED = _aten.conv_transpose2d.input
@@ -85,6 +88,9 @@ OBSERVERS: dict[str, Any] = {
 EQUALIZED = {"histogram-equalized": 0.5}
 _OF_PRELU = 0.75
 COMPARED_PROMPTS = 64
+# What makes int8 better than min-max and can be left out (`without`); docs/quantization.md has what
+# each buys.
+PARTS = ("histogram", "equalization", "rounding", "floors", "flat", "bias", "whole-biases")
 # A clamp to [0, 1] ends in whole grey levels: 0 and 255 are exact.
 _GREY_LEVELS = FixedQParamsQuantizationSpec(
     dtype=torch.int8,
@@ -146,53 +152,6 @@ def with_int8_tables(module: nn.Module) -> nn.Module:
     return module
 
 
-class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[misc]
-    """Symmetric scale of each output channel that makes the squared error of its weights least.
-
-    Tries clips from half of the largest weight to all of it: the largest weights are few, and it
-    may pay to clip them. Weights that lie on a grid already keep it: they lose nothing.
-    """
-
-    portable = False
-    found: tuple[Tensor, Tensor] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.weight, self.found = x.detach(), None
-        return super().forward(x)  # type: ignore[no-any-return]
-
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        """Searches once for each weight: two graphs may share the observer."""
-        if self.found is None:
-            self.found = self._search()
-        return self.found
-
-    def _search(self) -> tuple[Tensor, Tensor]:
-        scale, zero = PerChannelMinMaxObserver.calculate_qparams(self)
-        rows = self.weight.flatten(1)
-        largest = rows.abs().amax(1).clamp(min=self.eps.item())
-        floor = safe_step(self.weight) if self.portable else torch.zeros_like(largest)
-        least = torch.full_like(largest, float("inf"))
-        for clip in torch.linspace(0.5, 1.0, 26):
-            step = torch.maximum(clip * largest / self.quant_max, floor)
-            grid = (rows / step[:, None]).round().clamp(self.quant_min, self.quant_max)
-            error = (grid * step[:, None] - rows).square().sum(1)
-            better = error < least
-            least = torch.where(better, error, least)
-            scale = torch.where(better, step, scale)
-        given = grid_steps(rows)
-        kept = (given > 0) & (rows != 0).any(1)
-        if self.portable:
-            counts = rows / given.where(kept, 1.0)[:, None]
-            kept &= largest_pair(counts.round().view(self.weight.shape)) <= PAIR
-        return torch.where(kept, given, scale), zero
-
-
-class PortableWeightObserver(PerChannelSquaredErrorObserver):
-    """The same, with steps so wide that no pair of products overflows 16 bits on AVX2."""
-
-    portable = True
-
-
 @torch.no_grad()
 def on_grid(module: Module) -> Module:
     """A copy whose weights lie on the grid that `portable` takes: int8 then costs them nothing, and a
@@ -215,29 +174,6 @@ def on_grid(module: Module) -> Module:
             steps = observer.calculate_qparams()[0].view(-1, *[1] * (layer.weight.dim() - 1))
             layer.weight.copy_((layer.weight / steps).round().clamp(-LARGEST, LARGEST) * steps)
     return module
-
-
-class PerChannelTransposedObserver(PerChannelMinMaxObserver):  # type: ignore[misc]
-    """Weights of a transposed convolution, (in, out, H, W): the same search along axis 1.
-
-    torchao hands an observer its axis only where its class has PerChannel in the name.
-    """
-
-    portable = False
-    found: tuple[Tensor, Tensor] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.weight, self.found = x.detach().transpose(0, 1), None
-        return super().forward(x)  # type: ignore[no-any-return]
-
-    calculate_qparams = PerChannelSquaredErrorObserver.calculate_qparams
-    _search = PerChannelSquaredErrorObserver._search
-
-
-class PortablePerChannelTransposedObserver(PerChannelTransposedObserver):
-    """The same, with steps so wide that no pair of products overflows 16 bits on AVX2."""
-
-    portable = True
 
 
 class CommonQuantizer(Quantizer):  # type: ignore[misc]
@@ -360,10 +296,12 @@ def calibrate(
     keep: Iterable[str],
     calibration: int,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
+    without: Collection[str] = (),
 ) -> tuple[dict[tuple[str, str], Any], dict[tuple[str, str], GraphModule]]:
     """Prepared graphs by component and way, after `calibration` prompts went through their observers.
 
-    ways: by component, which of OBSERVERS. Also returns the float graphs that they were made of.
+    ways: by component, which of OBSERVERS. without: some of PARTS. Also returns the float graphs that
+    they were made of.
     """
     prompts = generator.calibration[:calibration] or ("",)
     few = [
@@ -382,8 +320,8 @@ def calibrate(
         for way in ways[component.name]:
             # A module for each way: graphs share its parameters, and equalization changes them.
             graph = float_graph(with_int8_tables(component.module), example)
+            fed = [tuple(t[n] for n in component.inputs) for t in few]
             if way in EQUALIZED:
-                fed = [tuple(t[n] for n in component.inputs) for t in few]
                 chain = any(n.target is _aten.prelu.default for n in graph.graph.nodes)
                 equalize(graph, fed, _OF_PRELU if chain else EQUALIZED[way])
             floats[component.name, way] = copy.deepcopy(graph)
@@ -398,8 +336,13 @@ def calibrate(
                 with torch.no_grad():
                     prepared[component.name, way](*inputs)
         report("calibrate", i + 1, len(prompts))
-    for graph in prepared.values():
-        raise_floors(graph)
+    inputs = {c.name: [tuple(t[n] for n in c.inputs) for t in few] for c in generator.components}
+    for i, ((name, way), graph) in enumerate(prepared.items()):
+        if "floors" not in without:
+            raise_floors(graph)
+        if "rounding" not in without:
+            learn_rounding(graph, floats[name, way], inputs[name], portable=cpu == "portable")
+        report("round", i + 1, len(prepared))
     return prepared, floats
 
 
@@ -465,18 +408,24 @@ def quantize(
     keep: Iterable[str] = (),
     calibration: int = 128,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
+    without: Collection[str] = (),
+    train: Train | None = None,
 ) -> Quantized:
     """Calibrates on `calibration` of the generator's prompts, one at a time, and converts.
 
     keep: names of layers, as "component.module" (or a sum's or product's own name, see layer_name),
     that stay float. Each component is calibrated on what the float components before it give, once
     for each way to set ranges; the way whose output is nearer to float on prompts that were not
-    calibrated on is taken. report(what, done, total) is called on the way.
+    calibrated on is taken. without: some of PARTS, left out. train: makes a better graph of the last
+    component's calibrated one (`qat.train_grids`); taken where it is nearer to float. report(what,
+    done, total) is called on the way.
     """
     keep = tuple(keep)
+    left_out = {"histogram": "histogram", "equalization": "histogram-equalized"}
+    chosen = [w for w in OBSERVERS if w not in {left_out.get(part) for part in without}]
     examples = {c.name: example_inputs(generator, c) for c in generator.components}
-    everywhere = {c.name: tuple(OBSERVERS) for c in generator.components}
-    prepared, floats = calibrate(generator, everywhere, cpu, keep, calibration, report)
+    everywhere = {c.name: chosen for c in generator.components}
+    prepared, floats = calibrate(generator, everywhere, cpu, keep, calibration, report, without)
     first = _compared(generator, calibration)
     programs: dict[str, ExportedProgram] = {}
     modules: dict[str, nn.Module] = {}
@@ -488,21 +437,20 @@ def quantize(
     chained = [{n: t[n] for n in generator.signature.inputs} for t in first]
     for component in generator.components:
         name = component.name
-        graphs = {way: convert_pt2e(prepared[name, way]) for way in OBSERVERS}
         fed = [tuple(t[n] for n in component.inputs) for t in chained]
-        for graph in graphs.values():
-            push_flat_outwards(graph)
-            if len(component.outputs) == 1:
-                correct_last_bias(graph, fed, [t[component.outputs[0]] for t in first])
-            round_biases(graph)
-        results = {way: _outputs(graph, fed) for way, graph in graphs.items()}
-        errors = {way: _error(component, r, first) for way, r in results.items()}
-        ways[name] = min(errors, key=lambda way: errors[way])
-        for tensors, outputs in zip(chained, results[ways[name]], strict=True):
+        tried = {way: _Tried(prepared[name, way], component, fed, first, without) for way in chosen}
+        ways[name] = min(tried, key=lambda way: tried[way].error)
+        best = tried[ways[name]]
+        if train is not None and component is generator.components[-1]:
+            trained = train(component, prepared[name, ways[name]])
+            after = _Tried(trained, component, fed, first, without)
+            if after.error < best.error:
+                best, ways[name] = after, f"{ways[name]}, trained"
+        for tensors, outputs in zip(chained, best.outputs, strict=True):
             tensors |= dict(zip(component.outputs, outputs, strict=True))
-        converted[name] = graphs[ways[name]]
-        exact[name] = floats[name, ways[name]]
-        programs[name] = export_module(graphs[ways[name]], examples[name])
+        converted[name] = best.graph
+        exact[name] = floats[name, ways[name].removesuffix(", trained")]
+        programs[name] = export_module(best.graph, examples[name])
         modules[name] = programs[name].module()
         used = used_tensors(programs[name]).values()
         shapes[name] = [tuple(t.shape) for t in used if t.dtype == torch.int8]
@@ -511,6 +459,31 @@ def quantize(
             small += size if tensor.dtype == torch.int8 else 0
             large += size if tensor.dtype != torch.int8 else 0
     return Quantized(programs, modules, ways, small, large, converted, exact, shapes)
+
+
+class _Tried:
+    """One calibrated graph of a component, converted, corrected and run.
+
+    graph; outputs: of every row that it is fed; error: see _error.
+    """
+
+    def __init__(
+        self,
+        prepared: GraphModule,
+        component: Component,
+        fed: list[tuple[Tensor, ...]],
+        wanted: list[dict[str, Tensor]],
+        without: Collection[str],
+    ) -> None:
+        self.graph = convert_pt2e(copy.deepcopy(prepared))
+        if "flat" not in without:
+            push_flat_outwards(self.graph)
+        if len(component.outputs) == 1 and "bias" not in without:
+            correct_last_bias(self.graph, fed, [t[component.outputs[0]] for t in wanted])
+        if "whole-biases" not in without:
+            round_biases(self.graph)
+        self.outputs = _outputs(self.graph, fed)
+        self.error = _error(component, self.outputs, wanted)
 
 
 def raise_floors(prepared: GraphModule) -> int:

@@ -36,6 +36,12 @@ def export(
     float_layers: Annotated[
         str, typer.Option(help="component.module names that stay float, by commas.")
     ] = "",
+    qat: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Steps of quantization-aware distillation under int8: minutes to hours."
+        ),
+    ] = 0,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of a pipeline; its class's if left out.")
     ] = None,
@@ -105,6 +111,7 @@ def export(
             limits=Limits(psnr=min_psnr, ssim=min_ssim),
             fallback=min_psnr is not None or min_ssim is not None,
             plan=planned,
+            qat=qat,
             progress=progress,
         )
     if not quiet:
