@@ -20,7 +20,7 @@ from torch.fx import GraphModule
 from .generator import Component, Generator
 from .grids import Grid, with_grids
 from .observers import PerChannelSquaredErrorObserver
-from .train import adam, falling, run_phase, set_rates
+from .train import Stateful, adam, falling, run_phase, set_rates
 
 BATCH = 8  # pictures a step
 RATE = 3e-4  # of a tensor's root mean square, a step
@@ -100,7 +100,7 @@ def train_grids(
         optimizer.step()
         return {"loss": total}
 
-    state = {"graph": graph, "optimizer": optimizer}
+    state: dict[str, Stateful] = {"graph": graph, "optimizer": optimizer}
     run_phase("qat", work, steps, state, one_step, _silent, log_every=50)
     report("quantization-aware distillation", steps, steps)
     return _with_observers(graph, observers)

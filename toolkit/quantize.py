@@ -336,12 +336,12 @@ def calibrate(
                 with torch.no_grad():
                     prepared[component.name, way](*inputs)
         report("calibrate", i + 1, len(prompts))
-    inputs = {c.name: [tuple(t[n] for n in c.inputs) for t in few] for c in generator.components}
+    looked = {c.name: [tuple(t[n] for n in c.inputs) for t in few] for c in generator.components}
     for i, ((name, way), graph) in enumerate(prepared.items()):
         if "floors" not in without:
             raise_floors(graph)
         if "rounding" not in without:
-            learn_rounding(graph, floats[name, way], inputs[name], portable=cpu == "portable")
+            learn_rounding(graph, floats[name, way], looked[name], portable=cpu == "portable")
         report("round", i + 1, len(prepared))
     return prepared, floats
 

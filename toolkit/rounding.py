@@ -44,23 +44,28 @@ class _Moments(Interpreter):  # type: ignore[misc]
 
     def __init__(self, graph: GraphModule, wanted: set[str]) -> None:
         super().__init__(graph)
-        self.wanted, self.sums = wanted, {}  # type: ignore[var-annotated]
+        self.wanted = wanted
+        self.sums: dict[str, Tensor] = {}
         self.places = torch.Generator().manual_seed(0)
 
     def run_node(self, n: Node) -> Any:
         if n.name in self.wanted:
             args, _ = self.fetch_args_kwargs_from_env(n)
             columns = self._columns(n, args)
-            self.sums[n.name] = self.sums.get(n.name, 0) + (columns @ columns.T).double()
+            product = (columns @ columns.T).double()
+            before = self.sums.get(n.name)
+            self.sums[n.name] = product if before is None else before + product
         return super().run_node(n)
 
     def _columns(self, n: Node, args: tuple[Any, ...]) -> Tensor:
         """(inputs of one output, places)."""
-        x, weight = args[0], args[1]
+        x: Tensor = args[0]
+        weight: Tensor = args[1]
         if n.target is _aten.linear.default:
             columns = x.flatten(0, -2).T
         else:
-            stride, padding, dilation = (*args[3:6], *((1, 1), (0, 0), (1, 1))[len(args[3:6]) :])
+            usual: tuple[Any, ...] = ((1, 1), (0, 0), (1, 1))  # stride, padding, dilation
+            stride, padding, dilation = (*args[3:6], *usual[len(args[3:6]) :])
             columns = F.unfold(x, weight.shape[2:], dilation, padding, stride)
             columns = columns.transpose(0, 1).flatten(1)
         if columns.shape[1] > _PLACES:
