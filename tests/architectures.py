@@ -1,4 +1,4 @@
-"""Three public architectures, written from their papers as users would bring them; random weights."""
+"""Public architectures, written from their papers as users would bring them; random weights."""
 
 import math
 from itertools import pairwise
@@ -164,3 +164,55 @@ def dit():
     torch.manual_seed(0)
     inputs = {"x": noise(1, 3, 32, 32), "y": choice(5)}
     return generator_of(DiT(), inputs=inputs, output=(-2, 2), golden=4)
+
+
+class Attention(nn.Module):
+    def __init__(self, wide, heads=2):
+        super().__init__()
+        self.norm, self.heads = nn.GroupNorm(4, wide), heads
+        self.qkv, self.out = nn.Linear(wide, 3 * wide), nn.Linear(wide, wide)
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens).view(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
+        return x + self.out(seen).transpose(1, 2).view(b, c, h, w)
+
+
+class UNetBlock(nn.Module):
+    def __init__(self, before, after):
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(4, before), nn.Conv2d(before, after, 3, padding=1)
+        self.norm2, self.conv2 = nn.GroupNorm(4, after), nn.Conv2d(after, after, 3, padding=1)
+        self.skip = nn.Conv2d(before, after, 1)
+
+    def forward(self, x):
+        h = self.conv1(F.silu(self.norm1(x)))
+        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+
+
+class UNet(nn.Module):
+    """Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", NeurIPS 2020, in one step: group
+    norm, SiLU, attention at the lowest resolution, skips."""
+
+    def __init__(self, wide=32):
+        super().__init__()
+        self.first = nn.Conv2d(3, wide, 3, padding=1)
+        self.down1, self.down2 = UNetBlock(wide, wide), UNetBlock(wide, 2 * wide)
+        self.shrink = nn.Conv2d(wide, wide, 3, stride=2, padding=1)
+        self.attention = Attention(2 * wide)
+        self.middle = UNetBlock(2 * wide, 2 * wide)
+        self.up = UNetBlock(3 * wide, wide)
+        self.norm, self.last = nn.GroupNorm(4, wide), nn.Conv2d(wide, 3, 3, padding=1)
+
+    def forward(self, x):
+        high = self.down1(self.first(x))
+        low = self.middle(self.attention(self.down2(self.shrink(high))))
+        low = F.interpolate(low, scale_factor=2.0, mode="nearest")
+        return self.last(F.silu(self.norm(self.up(torch.cat([low, high], 1)))))
+
+
+def unet():
+    torch.manual_seed(0)
+    return generator_of(UNet(), inputs={"x": noise(1, 3, 32, 32)}, output=(-2, 2), golden=4)

@@ -11,7 +11,7 @@ from genedge.runtime.verify import Limits
 from genedge.toolkit.export import export
 from genedge.toolkit.own import generator_of, noise
 
-MAKERS = {n: getattr(architectures, n) for n in ("dcgan", "stylegan2", "dit")}
+MAKERS = {n: getattr(architectures, n) for n in ("dcgan", "stylegan2", "dit", "unet")}
 # Untrained nets draw noise, which the limits of flat ground and of the lead were not made for.
 FLOAT = Limits(psnr=60, ssim=0.999, flat=0, signed=0.05)
 INT8 = Limits(psnr=40, ssim=0.98, flat=0, signed=0.5, lead=-100)

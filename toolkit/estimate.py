@@ -37,6 +37,9 @@ _PEAK = {
 _STORED = {"fp32": 1.0, "fp16": 0.5, "int8": 0.3}  # bytes of the files per float32 byte
 # Seconds of lowering and writing: always, and per GB of float32 weights.
 _LOWERING = {"onnx": (40.0, 10.0), "openvino": (40.0, 10.0), "executorch": (200.0, 100.0)}
+# More of it under int8, per GB of float32 weights: steps of the weights and conversion, once; lowering
+# of the longer graph, for each target.
+_CONVERTING, _LOWERING_INT8 = 90.0, 50.0
 _OBSERVED = 2.0  # a run through observers, or of the simulation, in runs of the float module
 
 
@@ -85,8 +88,10 @@ def estimated(generator: Generator, targets: Sequence[str], precision: str) -> E
     calls = 1
     if isinstance(generator, SampledGenerator) and generator.sampler is not None:
         calls = _calls(generator.sampler)
+    lowering = sum(a + b * gigabytes for a, b in (_LOWERING[t] for t in targets))
     walks = 1.0 + pictures + len(targets) * (pictures + 1)
     if precision == "int8":
+        lowering += (_CONVERTING + _LOWERING_INT8 * len(targets)) * gigabytes
         # Calibration; the ways to set ranges, beside float; golden pictures simulated.
         walks += len(generator.calibration[:128]) * _OBSERVED
         walks += COMPARED * (1 + len(WAYS) * _OBSERVED) + pictures * _OBSERVED
@@ -95,7 +100,7 @@ def estimated(generator: Generator, targets: Sequence[str], precision: str) -> E
         parameters=sizes[largest],
         memory=int(_BASE + factor * 4 * sizes[largest]),
         disk=int(every * _STORED[precision] * len(targets)),
-        lowering=sum(a + b * gigabytes for a, b in (_LOWERING[t] for t in targets)),
+        lowering=lowering,
         runs=walks * calls,
         available=available_memory(),
     )

@@ -1,6 +1,6 @@
 """Writes a page: int8 of this project beside that of the runtimes' own quantizers, in one run.
 
-    python tests/benchmarks/quantizers.py docs/quantizers.md [MODEL…]
+    PYTHONPATH=tests python tests/benchmarks/quantizers.py docs/quantizers.md [MODEL…]
 
 Each generator's components are quantized with the same calibration prompts by ONNX Runtime's
 `quantize_static`, NNCF's `quantize` and the stock XNNPACK quantizer, adopted as they come out, and
@@ -22,6 +22,8 @@ import numpy as np
 import torch
 
 CALIBRATION, ROUNDS = 128, 30
+# Two trained ones, then untrained ones of other kinds (tests/architectures.py).
+MODELS = ["upscale", "emoji"] + [f"architectures:{n}" for n in ("unet", "stylegan2", "dcgan")]
 # Ours are judged by this page alone: an export that misses a limit would write nothing.
 LOOSE = {"psnr": 0.0, "psnr_p1": 0.0, "ssim": 0.0, "flat": 0.0, "signed": 255.0, "lead": -1000.0}
 
@@ -220,7 +222,7 @@ def table(model: str, work: Path) -> list[str]:
             folders[f"{target} {kind}"], owner[f"{target} {kind}"] = done.directory, target
     times = latencies(folders, generator)
     lines = [
-        f"## {model}",
+        f"## {generator.name}",
         "",
         "| target | quantizer | PSNR mean, worst (dB) | SSIM | flat | signed | time ÷ ours | bytes ÷ ours |",
         "|---|---|---|---|---|---|---|---|",
@@ -250,7 +252,9 @@ def main(page: Path, models: list[str]) -> None:
     lines = [
         "# int8 beside the runtimes' own quantizers",
         "",
-        "Written by `make bench-quantize`: one run, the same calibration prompts "
+        "<!-- Written by make bench-quantize; do not edit. -->",
+        "",
+        "One run, the same calibration prompts "
         f"({CALIBRATION} at most), all golden prompts, PSNR and SSIM to the float generator.",
         f"CPU: {cpu_name()}, VNNI {'yes' if cpu_has_vnni() else 'no'}; ours: profile portable, "
         "no layer in float. signed: mean signed error in grey levels.",
@@ -259,8 +263,8 @@ def main(page: Path, models: list[str]) -> None:
     for model in models:
         with tempfile.TemporaryDirectory() as work:
             lines += table(model, Path(work))
-    page.write_text("\n".join(lines) + "\n")
+        page.write_text("\n".join(lines))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:] or ["emoji"])
+    main(Path(sys.argv[1]), sys.argv[2:] or MODELS)
