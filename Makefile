@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-parts bench-palette bench-shrink bench-kills bench-slower bench-large bench-steady clean
+.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-parts bench-weights bench-palette bench-shrink bench-kills bench-slower bench-large bench-steady clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -72,6 +72,10 @@ bench-quantize: $(VENV)/dev.stamp  ## docs/quantizers.md: int8 beside the runtim
 
 bench-parts: $(VENV)/dev.stamp  ## docs/parts.md: what each part of the quantizer buys, by leaving it out
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/parts.py docs/parts.md upscale emoji architectures:unet architectures:stylegan2
+
+bench-weights: $(VENV)/dev.stamp  ## docs/weight-only.md: int8 and int4 weights with float arithmetic, by target
+	$(PIP) -e '.[bench]'
+	$(BIN)/python tests/benchmarks/weight_only.py docs/weight-only.md
 
 bench-palette: $(VENV)/dev.stamp  ## docs/palette.md: weights stored as a palette, 4 to 6 bits
 	$(BIN)/python tests/benchmarks/palette.py docs/palette.md

@@ -45,7 +45,8 @@ class Component:
     """One graph: names of its inputs and outputs in order, and the files that hold it.
 
     The first file is the one to load; the others lie beside it. file_names: what the file calls an
-    input or output, where it is another word.
+    input or output, where it is another word. float_arithmetic: int8 weights were planned to meet
+    float inputs; runtimes that would round those, unasked, are told not to.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Component:
     outputs: tuple[str, ...]
     files: tuple[StoredFile, ...]
     file_names: Mapping[str, str] = field(default_factory=dict)
+    float_arithmetic: bool = False
 
 
 @dataclass(frozen=True)
@@ -259,6 +261,7 @@ def read_artifact(directory: Path) -> Artifact:
             )
         if not row["steps"] or any(s not in STEPS for s in row["steps"]):
             raise BadInput(f"{path}: steps {row['steps']} are unknown; known: {', '.join(STEPS)}")
+        plan = dict(row.get("plan", {}))
         components = tuple(
             Component(
                 str(c["name"]),
@@ -266,6 +269,7 @@ def read_artifact(directory: Path) -> Artifact:
                 tuple(c["outputs"]),
                 tuple(_file(f, path) for f in c["files"]),
                 {str(k): str(v) for k, v in c.get("file_names", {}).items()},
+                plan.get(str(c["name"])) == "weights-int8",
             )
             for c in row["components"]
         )

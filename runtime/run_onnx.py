@@ -23,6 +23,9 @@ def load(directory: Path, component: Component, threads: int) -> Run:
     options.log_severity_level = 3
     # Threads that wait by spinning take the cores from the app around them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if component.float_arithmetic:
+        # Else int8 weights become MatMulNBits, which rounds what it multiplies them by to int8.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(
         str(directory / component.files[0].path), options, providers=["CPUExecutionProvider"]
     )

@@ -28,6 +28,8 @@ def load(directory: Path, component: Component, threads: int) -> Run:
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,
     }
+    if component.float_arithmetic:
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # else inputs are rounded to int8
     compiled = core.compile_model(model, "CPU", settings)
     known = {name for port in compiled.inputs for name in port.get_names()}
     request = compiled.create_infer_request()

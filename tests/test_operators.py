@@ -119,3 +119,25 @@ def test_int8_gives_what_its_simulation_gives(target, tmp_path):
     run = importlib.import_module(f"genedge.runtime.run_{target}").load(tmp_path, about, 1)
     off = [np.abs(run({"x": x.numpy()})["y"] - graph(x).detach().numpy()) > 1e-4 for x in feeds]
     assert np.mean(off) <= 0.02
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_int8_weights_alone_meet_float_inputs(target, tmp_path):
+    """ONNX Runtime and OpenVINO would round the inputs of such layers to int8, unasked."""
+    from genedge.toolkit.pipeline_precision import WeightQuantizer
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 64)).eval()
+    x = torch.randn(1, 5, 256)
+    graph = prepare_pt2e(export_module(module, (x,)).module(), WeightQuantizer(False))
+    graph(x)
+    program = export_module(convert_pt2e(graph), (x,))
+    recipe = importlib.import_module(f"genedge.recipes.{target}")
+    files = recipe.export(
+        {"text": program}, tmp_path, Options("int8", {"text": Names(("x",), ("y",))})
+    )
+    stored = tuple(artifacts.stored(f) for f in files["text"])
+    component = artifacts.Component("text", ("x",), ("y",), stored, float_arithmetic=True)
+    loader = importlib.import_module(f"genedge.runtime.run_{target}")
+    drawn = loader.load(tmp_path, component, 1)({"x": x.numpy()})["y"]
+    assert sqnr(drawn, program.module()(x).detach().numpy()) > 100
