@@ -125,3 +125,28 @@ def test_what_depends_on_no_input_is_computed_once():
     found, operators = decibels(Gain(), torch.randn(1, 5))
     assert found >= 100
     assert operators == {aten.linear.default, aten.add.Tensor}
+
+
+def test_what_overwrites_its_input_becomes_a_function():
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Conv2d(8, 4, 1), nn.ReLU6(inplace=True)
+    )
+    found, operators = decibels(module, torch.randn(1, 3, 8, 8))
+    assert found >= 100
+    assert {aten.relu.default, aten.hardtanh.default} <= operators
+    assert not operators & {aten.relu_.default, aten.hardtanh_.default}
+
+
+class Overwrites(nn.Module):
+    """Overwrites a view of what is read afterwards."""
+
+    def forward(self, x):
+        y = x * 2
+        y.flatten().relu_()
+        return y + 1
+
+
+def test_what_is_read_again_stays():
+    found, operators = decibels(Overwrites(), torch.randn(1, 3, 8, 8))
+    assert found >= 100
+    assert aten.relu_.default in operators

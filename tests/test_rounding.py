@@ -7,9 +7,16 @@ import torch
 from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
+from genedge.toolkit.grids import with_grids
 from genedge.toolkit.programs import export_module
 from genedge.toolkit.quantize import CommonQuantizer, on_grid, quantize
-from genedge.toolkit.rounding import learn_rounding, rounded_columns
+from genedge.toolkit.rounding import (
+    _rows,
+    _spread,
+    _unrowed,
+    learn_rounding,
+    rounded_columns,
+)
 from genedge.toolkit.saturation import PAIR, largest_pair
 
 
@@ -105,3 +112,35 @@ def test_parts_can_be_left_out(generator):
         for q in (plain, full)
     ]
     assert not torch.equal(*stored)
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "more"), [(1, 0, 0), (2, 1, 0), (2, 1, 1), (3, 2, 1)]
+)
+def test_columns_of_a_transposed_convolution_are_what_it_reads(stride, padding, more):
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(5, 7, 4, stride, padding, more)
+    x = torch.randn(2, 5, 6, 8)
+    args = (x, layer.weight, layer.bias, [stride], [padding], [more])
+    columns = torch.nn.functional.unfold(_spread(x, (4, 4), args), (4, 4))
+    drawn = _rows(layer.weight, True) @ columns + layer.bias[:, None]
+    with torch.no_grad():
+        wanted = layer(x)
+        torch.testing.assert_close(drawn.view(wanted.shape), wanted, atol=1e-5, rtol=1e-5)
+        assert torch.equal(_unrowed(_rows(layer.weight, True), layer.weight, True), layer.weight)
+
+
+def test_a_transposed_convolution_is_rounded_too():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.ConvTranspose2d(6, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 1)).eval()
+    rows = [(mixed(6 * 14, 14).view(1, 6, 14, 14) + i,) for i in range(8)]
+    ready, graph = prepared(module, rows, True)
+    nearest = copy.deepcopy(ready)
+    assert learn_rounding(ready, graph, rows) == 2
+    with torch.no_grad():
+        errors = []
+        for one in (ready, nearest):
+            for parameter in with_grids(one).values():
+                parameter.on = parameter.per_channel
+            errors.append(sum(float((one(*r) - module(*r)).square().mean()) for r in rows))
+    assert errors[0] < errors[1] / 2

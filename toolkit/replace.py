@@ -309,6 +309,24 @@ def replace_demodulation(graph: GraphModule) -> int:
     return count
 
 
+def replace_in_place(graph: GraphModule) -> int:
+    """relu_ of `nn.ReLU(inplace=True)` and its like: int8 fuses them as the functions that they are.
+
+    Only where nobody else reads what is overwritten.
+    """
+    count = 0
+    for node in graph.graph.nodes:
+        name, _, overload = str(node.target).removeprefix("aten.").partition(".")
+        if not str(node.target).startswith("aten.") or not name.endswith("_"):
+            continue
+        plain = getattr(getattr(_aten, name.removesuffix("_"), None), overload, None)
+        source = node.args[0]
+        if plain is not None and source.op == "call_function" and len(source.users) == 1:
+            node.target = plain
+            count += 1
+    return count
+
+
 def replace_clamp(graph: GraphModule) -> int:
     """torch.clamp between two numbers: int8 fuses it, and knows its bounds, as a hardtanh."""
     count = 0
@@ -395,6 +413,7 @@ def _keep_float(node: Node) -> None:
 
 
 PASSES = (
+    replace_in_place,
     fold_constants,
     replace_group_norm,
     replace_attention,

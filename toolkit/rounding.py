@@ -19,7 +19,8 @@ from torch.fx import GraphModule, Interpreter, Node
 from .saturation import PAIR, largest_pair
 
 _aten = torch.ops.aten
-_LAYERS = (_aten.conv2d.default, _aten.linear.default)
+_TRANSPOSED = _aten.conv_transpose2d.input
+_LAYERS = (_aten.conv2d.default, _aten.linear.default, _TRANSPOSED)
 WIDEST = 4608  # weights of one output: wider ones would need gigabytes
 _PLACES = 256  # of each input picture whose columns are looked at
 _DAMPING = 0.01  # of the mean diagonal
@@ -61,16 +62,50 @@ class _Moments(Interpreter):  # type: ignore[misc]
         """(inputs of one output, places)."""
         x: Tensor = args[0]
         weight: Tensor = args[1]
+        kernel = weight.shape[2:]
         if n.target is _aten.linear.default:
             columns = x.flatten(0, -2).T
+        elif n.target is _TRANSPOSED:
+            columns = F.unfold(_spread(x, kernel, args), kernel).transpose(0, 1).flatten(1)
         else:
             usual: tuple[Any, ...] = ((1, 1), (0, 0), (1, 1))  # stride, padding, dilation
             stride, padding, dilation = (*args[3:6], *usual[len(args[3:6]) :])
-            columns = F.unfold(x, weight.shape[2:], dilation, padding, stride)
-            columns = columns.transpose(0, 1).flatten(1)
+            columns = F.unfold(x, kernel, dilation, padding, stride).transpose(0, 1).flatten(1)
         if columns.shape[1] > _PLACES:
             columns = columns[:, torch.randperm(columns.shape[1], generator=self.places)[:_PLACES]]
         return columns
+
+
+def _spread(x: Tensor, kernel: Sequence[int], args: tuple[Any, ...]) -> Tensor:
+    """What a plain convolution with the turned kernel reads where a transposed one reads x."""
+    stride, padding, more = _transposed_shape(args)
+    wide = x.new_zeros(
+        *x.shape[:2], *((n - 1) * s + 1 for n, s in zip(x.shape[2:], stride, strict=True))
+    )
+    wide[:, :, :: stride[0], :: stride[1]] = x
+    sides = [(k - 1 - p, k - 1 - p + e) for k, p, e in zip(kernel, padding, more, strict=True)]
+    return F.pad(wide, (*sides[1], *sides[0]))
+
+
+def _transposed_shape(args: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+    """Stride, padding and output padding of a transposed convolution's arguments."""
+    usual: tuple[Any, ...] = ((1, 1), (0, 0), (0, 0))
+    given = tuple(tuple(a) * (2 if len(a) == 1 else 1) for a in args[3:6])
+    stride, padding, more = (*given, *usual[len(given) :])
+    return stride, padding, more
+
+
+def _rows(weight: Tensor, transposed: bool) -> Tensor:
+    """(out, in × kernel); of a transposed convolution the kernel is turned."""
+    return weight.transpose(0, 1).flip(2, 3).flatten(1) if transposed else weight.flatten(1)
+
+
+def _unrowed(rows: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+    """The weight's own shape again."""
+    if not transposed:
+        return rows.view(weight.shape)
+    before, after, *kernel = weight.shape
+    return rows.view(after, before, *kernel).flip(2, 3).transpose(0, 1)
 
 
 @torch.no_grad()
@@ -88,47 +123,64 @@ def learn_rounding(
     """
     found = {}
     for node in prepared.graph.nodes:
-        if node.target in _LAYERS and (pair := _weight(prepared, node)) is not None:
-            groups = node.args[6] if node.target is _LAYERS[0] and len(node.args) > 6 else 1
-            wide = pair[0].flatten(1).shape[1] <= WIDEST
-            if groups == 1 and wide and not isinstance(_padding(node), str):
-                found[node.name] = pair
-    found = {k: v for k, v in found.items() if not _on_grid(*v)}
+        if (
+            node.target in _LAYERS
+            and (pair := _weight(prepared, node)) is not None
+            and _plain(node)
+        ):
+            layer = _Layer(*pair, node.target is _TRANSPOSED)
+            if layer.rows.shape[1] <= WIDEST and not layer.on_grid:
+                found[node.name] = layer
     if not found:
         return 0
     moments = _Moments(graph, set(found))
     for row in inputs:
         moments.run(*row)
     changed = 0
-    for name, (weight, observer) in found.items():
+    for name, layer in found.items():
         if name not in moments.sums:
             continue
-        rows, steps, nearest = _nearest(weight, observer)
+        observer = layer.observer
         whole = rounded_columns(
-            rows, steps, moments.sums[name], observer.quant_min, observer.quant_max
+            layer.rows, layer.steps, moments.sums[name], observer.quant_min, observer.quant_max
         )
         if portable:
-            over = largest_pair(whole.view(weight.shape)) > PAIR
-            whole = torch.where(over[:, None], nearest, whole)
-        weight.copy_((whole * steps).view(weight.shape))
+            kernel = layer.weight.shape[2:]
+            over = largest_pair(whole.view(len(whole), -1, *kernel)) > PAIR
+            whole = torch.where(over[:, None], layer.nearest, whole)
+        layer.weight.copy_(_unrowed(whole * layer.steps, layer.weight, layer.transposed))
         changed += 1
     return changed
 
 
-def _nearest(weight: Tensor, observer: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows of a weight, their steps (out, 1), and the nearest whole numbers of steps."""
-    steps = observer.calculate_qparams()[0].view(-1, 1)
-    rows = weight.detach().flatten(1)
-    return rows, steps, (rows / steps).round().clamp(observer.quant_min, observer.quant_max)
+class _Layer:
+    """A weight as rows, one for each output channel; their steps, (out, 1); nearest whole numbers."""
+
+    def __init__(self, weight: Any, observer: Any, transposed: bool) -> None:
+        self.weight, self.observer, self.transposed = weight, observer, transposed
+        self.rows = _rows(weight.detach(), transposed)
+        self.steps = observer.calculate_qparams()[0].view(-1, 1)
+        whole = (self.rows / self.steps).round()
+        self.nearest = whole.clamp(observer.quant_min, observer.quant_max)
+
+    @property
+    def on_grid(self) -> bool:
+        return torch.allclose(self.nearest * self.steps, self.rows, rtol=1e-5, atol=0)
 
 
-def _on_grid(weight: Tensor, observer: Any) -> bool:
-    rows, steps, nearest = _nearest(weight, observer)
-    return torch.allclose(nearest * steps, rows, rtol=1e-5, atol=0)
-
-
-def _padding(node: Node) -> Any:
-    return node.args[4] if node.target is _LAYERS[0] and len(node.args) > 4 else 0
+def _plain(node: Node) -> bool:
+    """Whether the layer has one group, and padding in numbers."""
+    args: Any = node.args
+    if node.target is _TRANSPOSED:
+        groups = args[6] if len(args) > 6 else 1
+        dilation = args[7] if len(args) > 7 else (1,)
+        kernel = args[1].meta["val"].shape[2:] if "val" in args[1].meta else ()
+        padding = _transposed_shape(args)[1]
+        small = all(p < k for p, k in zip(padding, kernel, strict=False))
+        return bool(groups == 1 and set(dilation) == {1} and small)
+    if node.target is _aten.conv2d.default:
+        return (len(args) < 7 or args[6] == 1) and not (len(args) > 4 and isinstance(args[4], str))
+    return True
 
 
 def rounded_columns(rows: Tensor, steps: Tensor, moments: Tensor, low: int, high: int) -> Tensor:

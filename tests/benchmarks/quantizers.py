@@ -38,7 +38,7 @@ def onnx_files(generator: Any, folder: Path) -> dict[str, Path]:
     """The float components, by our recipe: the file that a quantizer of others starts from."""
     from genedge.recipes import Names, Options
     from genedge.recipes.onnx import export
-    from genedge.toolkit.programs import float_programs
+    from genedge.toolkit.replace import float_programs
 
     names = {c.name: Names(c.inputs, c.outputs) for c in generator.components}
     folder.mkdir()
@@ -104,7 +104,7 @@ def openvino_ways(generator: Any, rows: list[Any], work: Path) -> Iterator[tuple
     import nncf
     import openvino
 
-    from genedge.toolkit.programs import float_programs
+    from genedge.toolkit.replace import float_programs
 
     programs = float_programs(generator)
     for kind, preset in (
