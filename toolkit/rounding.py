@@ -90,9 +90,9 @@ def _spread(x: Tensor, kernel: Sequence[int], args: tuple[Any, ...]) -> Tensor:
 def _transposed_shape(args: tuple[Any, ...]) -> tuple[Any, Any, Any]:
     """Stride, padding and output padding of a transposed convolution's arguments."""
     usual: tuple[Any, ...] = ((1, 1), (0, 0), (0, 0))
-    given = tuple(tuple(a) * (2 if len(a) == 1 else 1) for a in args[3:6])
-    stride, padding, more = (*given, *usual[len(given) :])
-    return stride, padding, more
+    given: tuple[Any, ...] = tuple(tuple(a) * (2 if len(a) == 1 else 1) for a in args[3:6])
+    whole = given + usual[len(given) :]
+    return whole[0], whole[1], whole[2]
 
 
 def _rows(weight: Tensor, transposed: bool) -> Tensor:
