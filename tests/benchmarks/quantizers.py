@@ -167,6 +167,13 @@ WAYS: dict[str, Callable[..., Iterator[tuple[str, list[Path]]]]] = {
 }
 
 
+TOOLS = {
+    "onnx": "ORT quantize_static",
+    "openvino": "NNCF quantize",
+    "executorch": "XNNPACKQuantizer",
+}
+
+
 def latencies(folders: dict[str, Path], generator: Any) -> dict[str, float]:
     """Median ms per picture of each artifact, one thread, interleaved."""
     from genedge.runtime.run import load
@@ -201,11 +208,15 @@ def table(model: str, work: Path) -> list[str]:
     for one in export(generator, TARGETS, out=work / "ours", limits=Limits(**LOOSE)):
         target = read_artifact(one.directory).target
         folders[f"{target} genedge"], owner[f"{target} genedge"] = one.directory, target
+    failed = []
     for target, ways in WAYS.items():
         place = work / target
         place.mkdir()
-        for kind, files in ways(generator, rows, place):
-            print(f"{model}: {kind}", flush=True)
+        for kind, files in _until_it_fails(ways(generator, rows, place)):
+            print(f"{model}: {target} {kind}", flush=True)
+            if isinstance(files, Exception):  # a tool that takes no such model: that is a result
+                failed.append(_failure(target, TOOLS[target], files))
+                continue
             label = kind.lower().replace(" ", "-").replace(",", "")
             try:
                 done = adopt(
@@ -216,8 +227,8 @@ def table(model: str, work: Path) -> list[str]:
                     name=label,
                     out=work / "theirs",
                 )
-            except Exception as problem:  # a tool's file may not run at all: that is a result
-                print(f"{model}: {kind}: {problem}", flush=True)
+            except Exception as problem:  # nor does its file have to run
+                failed.append(_failure(target, kind, problem))
                 continue
             folders[f"{target} {kind}"], owner[f"{target} {kind}"] = done.directory, target
     times = latencies(folders, generator)
@@ -240,7 +251,22 @@ def table(model: str, work: Path) -> list[str]:
             f"| {times[name] / times[ours]:.2f} | {size[0] / size[1]:.2f} |"
         )
         print(lines[-1], flush=True)
-    return [*lines, ""]
+    return [*lines, *failed, ""]
+
+
+def _until_it_fails(ways: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """What a tool makes, one after another; the exception that ends it as the last one."""
+    try:
+        yield from ways
+    except Exception as problem:
+        yield "failed", problem
+
+
+def _failure(target: str, kind: str, problem: Exception) -> str:
+    line = " ".join(str(problem).split()) or type(problem).__name__
+    row = f"| {target} | {kind} | none: {line[:120]} | | | | | |"
+    print(row, flush=True)
+    return row
 
 
 def main(page: Path, models: list[str]) -> None:
