@@ -36,8 +36,8 @@ PAIRS = (
     ("onnx", "int8"),
     ("openvino", "fp16"),
     ("openvino", "int8"),
-    ("executorch", "int8"),
     ("executorch", "fp32"),
+    ("executorch", "int8"),
 )
 LATENT = 64
 WALK = ("--steps", "1", "--guidance", "0", "--prompts", "1")
