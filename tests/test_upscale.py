@@ -67,7 +67,7 @@ def test_the_bundled_artifact_is_this_generator_and_holds_its_limits(upscale, ta
     assert picture_psnr(upscale.pixels(feed), golden.pictures[0]) >= 60
     found = verify([folder], prompts=4)
     assert not found.failed, found.failed
-    assert found.details[0]["psnr"] >= 40
+    assert found.details[0]["psnr"] >= 42
 
 
 @pytest.mark.parametrize("target", BUNDLED_TARGETS)
@@ -84,8 +84,8 @@ def test_the_chain_draws_what_the_float_chain_draws(chained, target):
                 [picture_psnr(drawn, wanted), picture_psnr(alone, wanted), kept / flat, signed]
             )
     psnr, alone, flat, _ = np.mean(rows, axis=0)
-    assert psnr >= 33
-    assert alone >= 38
+    assert psnr >= 34
+    assert alone >= 41
     assert flat >= 0.99
 
 
@@ -105,10 +105,10 @@ def test_flat_colours_stay_near_those_of_float(upscale):
             true = upscale.pixels(upscale.prepare("", 0, images={"small": small}))
             pair = [p[64:-64, 64:-64, :3].astype(float) for p in (by(upscaler)(small), true)]
             shifts.append(np.abs(pair[0].mean((0, 1)) - pair[1].mean((0, 1))).max())
-            assert np.ptp(pair[0], (0, 1)).max() <= (3 if len(shifts) <= 2 else 12)
+            assert np.ptp(pair[0], (0, 1)).max() <= (3 if len(shifts) <= 2 else 7)
     assert max(shifts[:2]) <= 1.5
     assert np.mean(shifts[2:]) <= 3.5
-    assert max(shifts[2:]) <= 8
+    assert max(shifts[2:]) <= 6
 
 
 @pytest.mark.parametrize("background", ["transparent", "white", "#206080"])

@@ -231,6 +231,13 @@ def table(model: str, work: Path) -> list[str]:
                 failed.append(_failure(target, kind, problem))
                 continue
             folders[f"{target} {kind}"], owner[f"{target} {kind}"] = done.directory, target
+    measured = {}
+    for name, folder in list(folders.items()):
+        try:
+            measured[name] = measure(folder, None, 1)
+        except Exception as problem:  # numbers that are not finite, say
+            failed.append(_failure(owner[name], name.removeprefix(f"{owner[name]} "), problem))
+            del folders[name]
     times = latencies(folders, generator)
     lines = [
         f"## {generator.name}",
@@ -240,7 +247,7 @@ def table(model: str, work: Path) -> list[str]:
     ]
     for name, folder in folders.items():
         target = owner[name]
-        found, ours = measure(folder, None, 1), f"{target} genedge"
+        found, ours = measured[name], f"{target} genedge"
         size = [
             sum(f.bytes for c in read_artifact(p).components for f in c.files)
             for p in (folder, folders[ours])
