@@ -87,3 +87,30 @@ def test_the_checkpoint_is_small_and_holds_no_pickle():
 def test_no_golden_prompt_is_a_calibration_prompt(emoji):
     assert not set(emoji.golden) & set(emoji.calibration)
     assert len(emoji.golden) >= 64
+
+
+def test_what_an_artifact_loses_is_counted_from_the_art(monkeypatch):
+    """Art that float draws exactly: all that is lost is the artifact's own."""
+    import types
+
+    from genedge.toolkit.zoo.emoji import truth
+    from genedge.toolkit.zoo.emoji.data import STYLES
+
+    generator = resolve("emoji")
+    names = ["red apple", "grinning face", "cat", "rocket", "sun", "tree", "fish", "book"]
+    prompts = [f"{name}, {STYLES[0]} style" for name in names]
+    pictures = [generator.pixels(generator.prepare(p, i)) for i, p in enumerate(prompts)]
+    art = types.SimpleNamespace(
+        train=np.ones(8, bool),
+        style_of=np.zeros(8, np.int64),
+        emoji_of=np.arange(8),
+        pictures=truth.premultiplied(pictures).permute(0, 2, 3, 1).numpy(),
+    )
+    captions = types.SimpleNamespace(names=dict(enumerate(names)))
+    monkeypatch.setattr(truth, "captions_of", lambda art: captions)
+    found = truth.lost_to_truth(generator, BUNDLED["onnx"], art, 8, lambda *row: None)
+    assert found["psnr_float"] == 100
+    assert 25 < found["psnr_artifact"] < 50
+    assert found["psnr_lost_low"] <= found["psnr_lost"] <= found["psnr_lost_high"]
+    assert found["psnr_lost"] == pytest.approx(100 - found["psnr_artifact"])
+    assert found["r1_float"] == 1

@@ -60,6 +60,11 @@ def _only_emoji(model: str) -> None:
 
 def evaluate(
     model: Model = "emoji",
+    artifact: Annotated[
+        Path | None,
+        typer.Option(help="What this artifact of it loses against the art, by prompt."),
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=8, help="With --artifact: training pairs.")] = 300,
     cache: Annotated[Path, typer.Option(help="Downloads and the data set.")] = Path(".cache"),
     json_out: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Quiet = False,
@@ -71,13 +76,21 @@ def evaluate(
     from ..progress import reporting
     from ..zoo.emoji.train import evaluate as run
     from ..zoo.emoji.train import load_data
+    from ..zoo.emoji.truth import lost_to_truth
 
     generator = resolve(model)
     if generator.constructor != "emoji":
         raise BadInput(f"{model} does not draw emoji; there is no real art to compare with")
     with reporting(quiet) as progress:
-        art = load_data(cache, lambda what, done, total, row: progress(what, done, total))
-        scores = run(generator, art)
+
+        def tell(what: str, done: int, total: int, row: Any) -> None:
+            progress(what, done, total)
+
+        art = load_data(cache, tell)
+        if artifact is None:
+            scores = run(generator, art)
+        else:
+            scores = lost_to_truth(generator, artifact, art, prompts, tell)
     if json_out:
         print(json.dumps(scores, indent=1))
     elif not quiet:
