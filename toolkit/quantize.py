@@ -326,7 +326,8 @@ def calibrate(
                 equalize(graph, fed, _OF_PRELU if chain else EQUALIZED[way])
             floats[component.name, way] = copy.deepcopy(graph)
             levels = known_levels(generator, component, graph)
-            quantizer = CommonQuantizer(cpu == "portable", mine, OBSERVERS[way], levels)
+            observer = MinMaxObserver if "histogram" in without else OBSERVERS[way]
+            quantizer = CommonQuantizer(cpu == "portable", mine, observer, levels)
             prepared[component.name, way] = prepare_pt2e(graph, quantizer)
     for i, prompt in enumerate(prompts):
         tensors = generator.tensors(generator.prepare(prompt, seed=i))

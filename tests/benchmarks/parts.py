@@ -101,7 +101,7 @@ def main(page: Path, models: list[str]) -> None:
     ]
     for model in models:
         lines += table(model)
-    page.write_text("\n".join(lines))
+        page.write_text("\n".join(lines))
 
 
 if __name__ == "__main__":
