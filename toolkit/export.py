@@ -41,6 +41,7 @@ from .estimate import LARGE, check_room, estimated
 from .fallback import keep_float
 from .generator import TOKENIZER_FILE, Generator, golden_seed
 from .lowering import can_not_lower
+from .mapped import let_go
 from .pipeline import SampledGenerator, manifest_rows
 from .pipeline_precision import quantize_pipeline
 from .programs import example_inputs, export_module
@@ -343,6 +344,8 @@ def _export_one(
             (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
             row["tokenizer"] = file_json(stored(folder / TOKENIZER_FILE))
         write_manifest(folder, row)
+        if read_artifact(folder).bytes >= LARGE:  # another process needs the memory now
+            let_go(t for c in generator.components for t in c.module.state_dict().values())
         if quantized is not None:
             audit_dtypes(quantized, read_artifact(folder))
         found = run_in_child("measure", directory=str(folder), prompts=None, threads=1)

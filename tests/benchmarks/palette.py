@@ -19,7 +19,6 @@ import torch
 from parts import drawn
 
 BITS = (6, 5, 4)
-_PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
 
 
 def palette(counts: np.ndarray, size: int) -> np.ndarray:
@@ -41,9 +40,10 @@ def palette(counts: np.ndarray, size: int) -> np.ndarray:
 
 def int8_weights(graph: Any) -> list[torch.Tensor]:
     """Weights of convolutions and linear layers, as the graph stores them."""
+    per_channel = torch.ops.quantized_decomposed.dequantize_per_channel.default
     found = []
     for node in graph.graph.nodes:
-        if node.target is _PER_CHANNEL and node.args[0].op == "get_attr":
+        if node.target is per_channel and node.args[0].op == "get_attr":
             value: Any = graph
             for part in str(node.args[0].target).split("."):
                 value = getattr(value, part)
