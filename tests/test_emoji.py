@@ -7,6 +7,7 @@ import pytest
 
 from genedge.recipes import TARGETS
 from genedge.runtime.bundled import BUNDLED_TARGETS
+from genedge.runtime.errors import BadInput
 from genedge.runtime.run import load
 from genedge.runtime.verify import verify
 from genedge.toolkit.export import export
@@ -114,3 +115,6 @@ def test_what_an_artifact_loses_is_counted_from_the_art(monkeypatch):
     assert found["psnr_lost_low"] <= found["psnr_lost"] <= found["psnr_lost_high"]
     assert found["psnr_lost"] == pytest.approx(100 - found["psnr_artifact"])
     assert found["r1_float"] == 1
+    other = ROOT / "runtime" / "artifacts" / "upscale-onnx-int8"
+    with pytest.raises(BadInput, match="exported from another generator than emoji"):
+        truth.lost_to_truth(generator, other, art, 8, lambda *row: None)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genedge.runtime.bootstrap import mean_difference
+from genedge.runtime.errors import BadInput
 from genedge.runtime.run import load
 from genedge.toolkit.generator import Generator
 from genedge.toolkit.train import Report
@@ -30,12 +31,15 @@ def lost_to_truth(
     """PSNR and R@1 of `count` training pairs, drawn by both from the same prompts and seeds.
 
     "…_lost" is float less artifact, with the 99 % interval of a paired bootstrap over prompts in
-    "…_low" and "…_high". Raises what `genedge.runtime.run.load` raises.
+    "…_low" and "…_high". Raises what `genedge.runtime.run.load` raises, and BadInput where the artifact
+    is of another generator.
     """
     captions = captions_of(art)
     rows = np.random.default_rng(11).permutation(np.flatnonzero(art.train))[:count]
     drawn: list[list[np.ndarray]] = [[], []]
     with load(artifact) as pipeline:
+        if pipeline.artifact.generator_hash != generator.hash():
+            raise BadInput(f"{artifact} was exported from another generator than {generator.name}")
         for i, row in enumerate(rows):
             style = STYLES[art.style_of[row]]
             prompt = f"{captions.names[int(art.emoji_of[row])]}, {style} style"
