@@ -95,7 +95,7 @@ def main(page: Path, models: list[str]) -> None:
         "",
         "Simulation to float, all golden prompts, 128 calibration prompts at most, one thread of "
         f"{cpu_name()}; dB.",
-        "Each row leaves one part out. A part that serves one generator can cost another one; of ways to "
+        "Each row leaves one part out; seconds are of a busy machine. A part that serves one generator can cost another one; of ways to "
         "set ranges each component takes the best.",
         "",
     ]
