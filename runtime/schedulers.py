@@ -59,7 +59,8 @@ _CLIPPED: dict[str, Any] = {
 class Scheduler(Protocol):
     """One walk of a fixed number of steps.
 
-    timesteps: what the denoiser is told at each step, float32 (steps,). start: what noise of unit
+    timesteps: what the denoiser is told at each of its runs, float32 (runs,): one a step, and one more
+    under PLMS. start: what noise of unit
     variance is multiplied by. draws: arrays of noise that one picture takes, the first included.
     """
 

@@ -212,7 +212,7 @@ def export(
     _check_layers(generator, keep)
     if qat and (precision != "int8" or fallback or isinstance(generator, SampledGenerator)):
         raise BadInput(
-            "quantization-aware distillation is for int8, without --min-psnr and --min-ssim, and not "
+            "--qat: quantization-aware distillation is for int8, without --min-psnr and --min-ssim, and not "
             "for pipelines of several steps"
         )
     check_room(estimated(generator, targets, precision), precision, targets, out)

@@ -117,7 +117,8 @@ def learn_rounding(
 ) -> int:
     """Moves the weights of `prepared`, in place, onto the grids that its observers chose.
 
-    graph: the float graph that it was prepared of. inputs: rows for it. portable: rows of which a pair
+    graph: the float graph that it was prepared of. inputs: rows for it, each a tuple of float32 tensors
+    as its component takes them. portable: rows of which a pair
     of products could then overflow 16 bits keep the nearest values. Layers with groups, or with
     weights that lie on their grid, stay. Returns how many layers were changed.
     """
