@@ -19,7 +19,7 @@ from .drawings import Named, batch_of, check_batches, drawn, stacked
 from .features import Projections, Taps, matched
 from .generator import Generator, modules_of, named, resolve
 from .processes import Processes, launched
-from .train import Average, Report, falling, run_phase, set_rates
+from .train import Average, Report, falling, fast, run_phase, set_rates
 
 FILES = ("distill.pt", "distill.jsonl", "settings.json")  # what a run keeps in its work folder
 WARM = 0.1  # of the steps: Adam's first ones undo what a pruned student still knows
@@ -277,9 +277,11 @@ class _Run:
         feeds = batch_of(self.teacher, self.prompts, self.seed, step + 1, self.batch)
         mine = [feeds[i] for i in self.processes.share(self.batch)]
         inputs = stacked(mine, self.processes.device)
-        with torch.no_grad():
+        with torch.no_grad(), fast():
             taught = drawn(self.teacher.components, inputs)
-        student = drawn(self.student.components, inputs)
+        with fast():
+            student = drawn(self.student.components, inputs)
+        taught, student = ({k: v.float() for k, v in t.items()} for t in (taught, student))
         found = self._compared(taught, student)
         total = torch.stack([self.weights[k] * v for k, v in found.items()]).sum()
         self.optimizer.zero_grad()

@@ -40,6 +40,7 @@ _SCHEMA = 3
 # Constructors by name: a saved generator names one of these, or package.module:function.
 CONSTRUCTORS = {
     "emoji": "genedge.toolkit.zoo.emoji:components",
+    "emoji-teacher": "genedge.toolkit.zoo.emoji.teacher:components",
     "upscale": "genedge.toolkit.zoo.upscale:components",
 }
 
@@ -365,7 +366,13 @@ def resolve(model: str, pipeline: Mapping[str, Any] | None = None) -> Generator:
     """
     if model in CONSTRUCTORS:
         module = importlib.import_module(CONSTRUCTORS[model].split(":")[0])
-        return load_saved(Path(str(module.__file__)).parent / "checkpoint")
+        folder_of = Path(str(module.__file__)).parent / "checkpoint"
+        if not folder_of.is_dir():
+            raise BadInput(
+                f"the weights of {model} are in genedge's repository, not in its package; clone it "
+                f"and run: pip install -e '.[toolkit]'"
+            )
+        return load_saved(folder_of)
     function, at, folder = model.partition("@")
     if at and ":" in function:
         return load_saved(Path(folder), trusted=function)

@@ -13,22 +13,29 @@ from genedge.runtime.errors import BadInput
 
 from .options import Debug, Model, Quiet, need_torch
 
+EMOJI = ("emoji", "emoji-teacher")
+
 
 def train(
-    model: Annotated[str, typer.Argument(help="emoji")] = "emoji",
+    model: Annotated[str, typer.Argument(help="emoji-teacher")] = "emoji-teacher",
     out: Annotated[Path, typer.Option(help="Folder for the trained generator.")] = Path("trained"),
     work: Annotated[Path, typer.Option(help="Checkpoints; resumed from.")] = Path(".train"),
     cache: Annotated[Path, typer.Option(help="Downloads and the data set.")] = Path(".cache"),
     start: Annotated[
-        str, typer.Option(help="A trained emoji to go on from; empty: from nothing.")
+        str,
+        typer.Option(help="An earlier generator whose decoder is widened; empty: from nothing."),
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace --out.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a bundled generator from its data; resumes where it stopped."""
+    """Train the bundled generator's teacher from its data; resumes where it stopped."""
     need_torch()
-    _only_emoji(model)
+    if model != "emoji-teacher":
+        raise BadInput(
+            f"model {model!r} is unknown here; emoji-teacher alone is trained from data "
+            f"(emoji is distilled from it: genedge distill)"
+        )
     from ..generator import resolve
     from ..progress import reporting
     from ..zoo.emoji.train import train as run
@@ -36,7 +43,7 @@ def train(
     if out.exists() and not force:
         raise BadInput(f"{out} exists already; use --force to replace it, or another --out")
     begin = resolve(start) if start else None
-    if begin is not None and begin.constructor != "emoji":
+    if begin is not None and begin.constructor not in EMOJI:
         raise BadInput(f"{start} does not draw emoji; training goes on only from one that does")
     with reporting(quiet) as progress:
         last: dict[str, str] = {}
@@ -53,11 +60,6 @@ def train(
         print(out)
 
 
-def _only_emoji(model: str) -> None:
-    if model != "emoji":
-        raise BadInput(f"model {model!r} is unknown here; the one with training data is emoji")
-
-
 def evaluate(
     model: Model = "emoji",
     artifact: Annotated[
@@ -65,22 +67,40 @@ def evaluate(
         typer.Option(help="What this artifact of it loses against the art, by prompt."),
     ] = None,
     prompts: Annotated[int, typer.Option(min=8, help="With --artifact: training pairs.")] = 300,
+    count: Annotated[int, typer.Option(min=8, help="Training pairs that are scored.")] = 1000,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="With --sheets: another model; may be repeated.")
+    ] = None,
+    sheets: Annotated[
+        Path | None,
+        typer.Option(help="Folder for contact sheets of 64 prompts, and of eight seeds of eight."),
+    ] = None,
     cache: Annotated[Path, typer.Option(help="Downloads and the data set.")] = Path(".cache"),
     json_out: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Score a generator of emoji against the real art: PSNR, retrieval, sharpness."""
+    """Score a generator of emoji against the real art: PSNR, retrieval, paraphrases, diversity.
+
+    With --artifact: what the artifact loses against the art. With --sheets: pictures to look at,
+    of the model, of those --beside it and of the artifact; no scores.
+    """
     need_torch()
     from ..generator import resolve
     from ..progress import reporting
-    from ..zoo.emoji.train import evaluate as run
+
+    if beside and sheets is None:
+        raise BadInput("--beside is for contact sheets; name a folder with --sheets")
+    generators = [_emoji(name, resolve(name)) for name in (model, *(beside or ()))]
+    if sheets is not None:
+        for path in _sheets(generators, artifact, sheets):
+            if not quiet:
+                print(path)
+        return
+    from ..zoo.emoji.scores import scores_of
     from ..zoo.emoji.train import load_data
     from ..zoo.emoji.truth import lost_to_truth
 
-    generator = resolve(model)
-    if generator.constructor != "emoji":
-        raise BadInput(f"{model} does not draw emoji; there is no real art to compare with")
     with reporting(quiet) as progress:
 
         def tell(what: str, done: int, total: int, row: Any) -> None:
@@ -88,11 +108,32 @@ def evaluate(
 
         art = load_data(cache, tell)
         if artifact is None:
-            scores = run(generator, art)
+            scores = scores_of(generators[0], art, cache, tell, count)
         else:
-            scores = lost_to_truth(generator, artifact, art, prompts, tell)
+            scores = lost_to_truth(generators[0], artifact, art, prompts, tell)
     if json_out:
         print(json.dumps(scores, indent=1))
     elif not quiet:
         for name, value in scores.items():
-            print(f"{name:20} {value:.4f}")
+            print(f"{name:32} {value:.4f}")
+
+
+def _emoji(name: str, generator: Any) -> Any:
+    if generator.constructor not in EMOJI:
+        raise BadInput(f"{name} does not draw emoji; there is no real art to compare with")
+    return generator
+
+
+def _sheets(generators: list[Any], artifact: Path | None, folder: Path) -> list[Path]:
+    from genedge.runtime.run import load
+
+    from ..zoo.emoji.sheets import VAGUE, seeds, side_by_side
+
+    folder.mkdir(parents=True, exist_ok=True)
+    drawers = [(g.name, g) for g in generators]
+    if artifact is not None:
+        drawers.append((f"{artifact.name}", load(artifact)))
+    paths = [folder / "beside.png", folder / "seeds.png"]
+    side_by_side(drawers, generators[0].golden[:64], paths[0])
+    seeds(generators[0], VAGUE, paths[1])
+    return paths

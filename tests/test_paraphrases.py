@@ -1,0 +1,159 @@
+"""Prompts in other words are kept from training, and words beyond the captions come from WordNet."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+
+from genedge.runtime.tokenizer import PromptTokenizer
+from genedge.toolkit.zoo.emoji import data, wider
+from genedge.toolkit.zoo.emoji.captions import CHINESE, captions_of
+from genedge.toolkit.zoo.emoji.data import Art, Emoji
+from genedge.toolkit.zoo.emoji.paraphrases import kept_out, paraphrases
+from genedge.toolkit.zoo.emoji.text import PromptBatches
+
+CACHE = Path(__file__).parents[1] / ".cache"
+
+
+def emoji(code, name, *tags):
+    return Emoji(code, name, "Animals & Nature", tags, code, False)
+
+
+@pytest.fixture(scope="module")
+def art():
+    few = (
+        emoji("1f431", "cat face", "cat", "pet", "whiskers"),
+        emoji("1f436", "dog face", "dog", "pet", "puppy"),
+        emoji("1f43b", "bear", "grizzly", "growl"),
+        emoji("1f697", "automobile", "car", "driving"),
+    )
+    none = np.zeros(0, np.int64)
+    return Art(np.zeros((0, 64, 64, 4), np.uint8), few, none, none, none.astype(bool))
+
+
+def tokenizer():
+    return PromptTokenizer(Tokenizer(models.BPE(unk_token="?", vocab={"?": 1}, merges=[])), 32, 0)
+
+
+def all_prompts(batches, rows, rounds=200):
+    seen = []
+    batches.tokens = lambda prompts: seen.extend(prompts)
+    random = np.random.default_rng(0)
+    for _ in range(rounds):
+        batches.names(rows, random)
+        batches.keywords(random, 8)
+        batches.either(rows, random, 0.5)
+    return seen
+
+
+def test_there_are_enough_of_each_kind_and_none_twice():
+    kinds = [(p.language, p.source) for p in paraphrases()]
+    assert kinds.count(("en", "wordnet")) >= 100
+    assert kinds.count(("en", "written")) >= 100
+    assert kinds.count(("zh", "written")) >= 70
+    assert len(kept_out()) == len(kinds)
+    assert all(p.emoji for p in paraphrases())
+
+
+def test_a_prompt_that_is_kept_never_comes_up(art):
+    """Openings, keywords behind a name and turned phrases put prompts together by chance."""
+    captions = captions_of(art)
+    codes = torch.zeros(4, 64, 4, 4)
+    free = all_prompts(PromptBatches(captions, tokenizer(), codes, 1), captions.rows)
+    kept = frozenset({"a cat", "the bear", "face cat", "draw pet"})
+    assert kept <= set(free)
+    batches = PromptBatches(captions, tokenizer(), codes, 1, kept=kept)
+    seen = all_prompts(batches, captions.rows)
+    assert len(seen) > 2000
+    assert not kept & set(seen)
+
+
+def test_a_caption_that_is_kept_is_refused(art):
+    with pytest.raises(ValueError, match="'puppy' is kept for judging"):
+        PromptBatches(
+            captions_of(art), tokenizer(), torch.zeros(4, 1), 1, kept=frozenset({"puppy"})
+        )
+    with pytest.raises(ValueError, match="'motorcar' is kept for judging"):
+        PromptBatches(
+            captions_of(art),
+            tokenizer(),
+            torch.zeros(4, 1),
+            1,
+            wider={"motorcar": (3,) * 16},
+            kept=frozenset({"motorcar"}),
+        )
+
+
+@pytest.mark.skipif(not (CACHE / "packages").is_dir(), reason="the captions are not fetched")
+def test_no_caption_of_the_real_ones_contains_a_paraphrase():
+    known = json.loads((CACHE / "emoji-64-v1" / "emoji.json").read_text())
+    known = tuple(Emoji(**{**e, "tags": tuple(e["tags"])}) for e in known)
+    none = np.zeros(0, np.int64)
+    whole = Art(np.zeros((0, 64, 64, 4), np.uint8), known, none, none, none.astype(bool))
+    english = captions_of(whole)
+    chinese = captions_of(whole, data.translations(CACHE, "zh"), CHINESE)
+    for captions, language in ((english, "en"), (chinese, "zh")):
+        said = [*captions.names.values(), *captions.vague, *captions.phrases, *captions.unseen]
+        said += [phrase for phrases in captions.exact.values() for phrase in phrases]
+        edge = " " if language == "en" else ""
+        text = "\n".join(f"{edge}{s}{edge}" for s in said)
+        mine = [p.prompt for p in paraphrases() if p.language == language]
+        assert [p for p in mine if f"{edge}{p}{edge}" in text] == []
+
+
+def test_chinese_captions_are_put_together_without_spaces(art):
+    said = {"1f431": ("猫脸", ("宠物", "脸")), "1f436": ("狗脸", ("宠物", "脸"))}
+    captions = captions_of(art, said, CHINESE)
+    assert captions.rows.tolist() == [0, 1]
+    assert captions.phrases | captions.unseen == {"宠物脸": (0, 1)}
+    assert "animals nature" not in captions.vague
+
+
+HEAD = "  1 This software and database\n"
+INDEX = "car n 5 4 @ ~ %p + 5 1 02961779 02963378\nmotorcar n 1 1 @ 1 0 02961779\n"
+DATA = (
+    "02961779 06 n 05 car 0 auto 0 automobile 0 machine 3 motorcar 0 001 @ 0 n 0000 | a motor "
+    'vehicle with four wheels; "he needs a car to get to work"\n'
+    "02961780 15 n 01 Paris 0 000 | a city\n"
+    "02961781 05 n 01 polar_bear 0 000 | a white bear of the Arctic\n"
+    "02961782 09 n 01 idea 0 000 | a thought\n"
+)
+
+
+def test_wordnets_files_are_read(tmp_path):
+    (tmp_path / "dict").mkdir()
+    for kind in ("noun", "verb", "adj"):
+        (tmp_path / "dict" / f"index.{kind}").write_text(HEAD + (INDEX if kind == "noun" else ""))
+        (tmp_path / "dict" / f"data.{kind}").write_text(HEAD + (DATA if kind == "noun" else ""))
+    car, bear = wider.synsets(tmp_path)
+    assert car.words == ("car", "auto", "automobile", "machine", "motorcar")
+    assert car.gloss == "a motor vehicle with four wheels"
+    assert (bear.words, bear.gloss) == (("polar bear",), "")
+
+
+def test_a_word_means_the_emoji_that_the_teacher_finds_near(art, tmp_path, monkeypatch):
+    from genedge.toolkit.zoo.emoji import text
+
+    places = {"automobile": 0, "motorcar": 0, "polar bear": 1, "bear": 1}
+
+    def embeddings(texts):
+        place = [places.get(t.split(":")[0], 5) for t in texts]
+        return torch.nn.functional.one_hot(torch.tensor(place), 6).float()
+
+    found = [wider.Synset(("motorcar", "car"), ""), wider.Synset(("polar bear", "thought"), "")]
+    monkeypatch.setattr(text, "teacher_embeddings", embeddings)
+    monkeypatch.setattr(wider, "fetch", lambda package, cache: tmp_path)
+    monkeypatch.setattr(wider, "synsets", lambda folder: found)
+    words = wider.wider_words(
+        captions_of(art), tmp_path, tmp_path / "work", frozenset(), lambda *row: None
+    )
+    assert words["motorcar"] == (3,)
+    assert words["polar bear"] == (2,)
+    assert "car" not in words  # it is a caption
+    again = wider.wider_words(
+        captions_of(art), tmp_path, tmp_path / "work", frozenset(), lambda *row: None
+    )
+    assert again == words

@@ -1,0 +1,12 @@
+"""`emoji-teacher`: what `emoji` was distilled from; its weights are in the repository, not in wheels."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..model import Decoder, TextSide
+
+
+def components() -> dict[str, nn.Module]:
+    """Untrained modules by component name; a saved generator fills them."""
+    return {"text": TextSide(), "image": Decoder()}
