@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-parts bench-weights bench-palette bench-shrink bench-kills bench-slower bench-large bench-steady clean
+.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-parts bench-weights bench-palette bench-shrink bench-student small bench-kills bench-slower bench-large bench-steady clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -83,6 +83,9 @@ bench-palette: $(VENV)/dev.stamp  ## docs/palette.md: weights stored as a palett
 bench-shrink: $(VENV)/dev.stamp  ## docs/shrink.md's tables: ratio and PSNR, losses, two processes
 	$(BIN)/python tests/benchmarks/shrink.py build/shrink.md
 
+bench-student: $(VENV)/train.stamp $(VENV)/dev.stamp  ## docs/student.md: teacher, student, pruned student, int8; half an hour
+	$(BIN)/python tests/benchmarks/student.py docs/student.md
+
 bench-kills: $(VENV)/dev.stamp  ## SIGKILL at 20 random moments; nothing may be half-written
 	$(BIN)/python tests/benchmarks/kills.py 20
 
@@ -97,11 +100,17 @@ bench-steady: $(VENV)/dev.stamp  ## do good artifacts pass 50 times in a row? si
 	$(BIN)/genedge export --target all --precision int8 --out build/steady --force
 	$(BIN)/python tests/benchmarks/steady.py build/steady/*
 
-train: $(VENV)/train.stamp  ## about two hours on two cores; resumes
-	nice $(BIN)/genedge train emoji --out trained --work .train --cache .cache
+train: $(VENV)/train.stamp  ## emoji-teacher, into trained/; hours on two cores; resumes
+	nice $(BIN)/genedge train emoji-teacher --out trained --work .train --cache .cache
 
-evaluate: $(VENV)/train.stamp  ## scores of the bundled generator against the real art
-	$(BIN)/genedge evaluate emoji --cache .cache
+small: $(VENV)/train.stamp  ## emoji-small, into distilled/, from emoji-teacher; two hours on two cores; resumes
+	nice $(BIN)/genedge train emoji-small --out begun --work .train-small --cache .cache --force
+	$(BIN)/python -m genedge.toolkit.zoo.emoji.prompts .cache > prompts.txt
+	nice $(BIN)/genedge distill emoji-teacher --student begun --components image --prompts prompts.txt --steps 9000 --batch 32 --rate 1.5e-3 --out half --force
+	nice $(BIN)/genedge distill emoji-teacher --student half --prompts prompts.txt --steps 3000 --batch 32 --rate 5e-4 --out distilled --force
+
+evaluate: $(VENV)/train.stamp  ## scores of the bundled generators against the real art
+	for model in emoji emoji-teacher emoji-small; do echo $$model; $(BIN)/genedge evaluate $$model --cache .cache; done
 
 clean:
 	rm -rf artifacts build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -131,7 +131,8 @@ def test_wordnets_files_are_read(tmp_path):
     car, bear = wider.synsets(tmp_path)
     assert car.words == ("car", "auto", "automobile", "machine", "motorcar")
     assert car.gloss == "a motor vehicle with four wheels"
-    assert (bear.words, bear.gloss) == (("polar bear",), "")
+    assert (bear.words, bear.gloss) == (("polar bear",), "a white bear of the arctic")
+    assert (car.common, bear.common) == (True, False)
 
 
 def test_a_word_means_the_emoji_that_the_teacher_finds_near(art, tmp_path, monkeypatch):
@@ -143,7 +144,10 @@ def test_a_word_means_the_emoji_that_the_teacher_finds_near(art, tmp_path, monke
         place = [places.get(t.split(":")[0], 5) for t in texts]
         return torch.nn.functional.one_hot(torch.tensor(place), 6).float()
 
-    found = [wider.Synset(("motorcar", "car"), ""), wider.Synset(("polar bear", "thought"), "")]
+    found = [
+        wider.Synset(("motorcar", "car"), ""),
+        wider.Synset(("polar bear", "thought"), "white", False),
+    ]
     monkeypatch.setattr(text, "teacher_embeddings", embeddings)
     monkeypatch.setattr(wider, "fetch", lambda package, cache: tmp_path)
     monkeypatch.setattr(wider, "synsets", lambda folder: found)
@@ -151,9 +155,18 @@ def test_a_word_means_the_emoji_that_the_teacher_finds_near(art, tmp_path, monke
         captions_of(art), tmp_path, tmp_path / "work", frozenset(), lambda *row: None
     )
     assert words["motorcar"] == (3,)
-    assert words["polar bear"] == (2,)
+    assert words["polar bear"] == words["polar bear: white"] == (2,)
+    assert "white" not in words  # the gloss of a rare word says too little by itself
     assert "car" not in words  # it is a caption
     again = wider.wider_words(
         captions_of(art), tmp_path, tmp_path / "work", frozenset(), lambda *row: None
     )
     assert again == words
+
+
+def test_an_entry_is_said_as_its_word_and_some_of_its_gloss():
+    random = np.random.default_rng(0)
+    said = {wider.spoken("bear: a large animal", random) for _ in range(200)}
+    assert {"bear a large animal", "bear animal", "bear a"} <= said
+    assert "bear" not in said
+    assert wider.spoken("polar bear", random) == "polar bear"

@@ -6,8 +6,6 @@ normalisation, so that every target runs them whole and int8 needs no islands of
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,28 +14,6 @@ CODE_CHANNELS, CODE_SIZE = 64, 4
 STYLE_COUNT = 7
 TOKENS, VOCABULARY, MEANINGS = 32, 4096, 16
 FIRST_BLOCKS, BLOCKS = (0, 2, 2, 1), (0, 3, 3, 2)  # before and after growing
-
-
-def rounded(x: Tensor, addend: Tensor | None = None) -> Tensor:
-    """x on a grid of 256 steps from its lowest to its highest value; gradients pass unchanged.
-
-    Training draws through this, so that activations get ranges that 8 bits serve well (Jacob et
-    al., "Quantization and training of neural networks", CVPR 2018). Where `addend` is added and a
-    ReLU follows, what lies below −max(addend) comes out as 0 and gets no steps.
-    """
-    if addend is not None:
-        x = torch.maximum(x, -addend.detach().amax())
-    low, high = x.detach().aminmax()
-    step = (high - low) / 255 + 1e-6
-    return x + ((x / step).round() * step - x).detach()
-
-
-def same(x: Tensor, addend: Tensor | None = None) -> Tensor:
-    """x itself: what `rounded` is replaced by outside of training."""
-    return x
-
-
-Grid = Callable[..., Tensor]
 
 
 class Modulated(nn.Module):
@@ -55,12 +31,10 @@ class Modulated(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             layer.bias = nn.Parameter(torch.full((channels,), bias))
 
-    def forward(self, x: Tensor, z: Tensor, grid: Grid = same) -> Tensor:
-        """x: (B, C, H, W); z: (B, width, 1, 1); grid: `same` or `rounded`."""
-        shift = self.shift(z)
-        h = grid(grid(self.conv1(x)) * self.scale(z), shift)
-        h = grid(torch.relu(h + shift))
-        return grid(torch.relu(x + grid(self.conv2(h), x)))
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """x: (B, C, H, W); z: (B, width, 1, 1)."""
+        h = torch.relu(self.conv1(x) * self.scale(z) + self.shift(z))
+        return torch.relu(x + self.conv2(h))
 
 
 class Decoder(nn.Module):
@@ -90,18 +64,18 @@ class Decoder(nn.Module):
         self.exit = nn.Conv2d(16, 4, 3, padding=1)
         nn.init.normal_(self.style_in.weight, std=0.5)
 
-    def unclamped(self, code: Tensor, style: Tensor, grid: Grid = same) -> Tensor:
-        """The picture before the clamp to [0, 1]: what training looks at. grid: see Modulated."""
+    def unclamped(self, code: Tensor, style: Tensor) -> Tensor:
+        """The picture before the clamp to [0, 1]: what training looks at."""
         z = torch.relu(self.code_in(code.flatten(1)) + self.style_in(style))
         z = torch.relu(self.z_hidden(z)).view(-1, self.z_hidden.out_features, 1, 1)
-        x = grid(torch.relu(self.entry(grid(code))))
+        x = torch.relu(self.entry(code))
         for blocks, up in zip(self.blocks, self.ups, strict=True):
             for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, z, grid)
+                x = block(x, z)
             x = up(x)
             if up is self.ups[-1]:
                 x = torch.relu(x)  # before the shuffle: fused, and int8 spends no step below 0
-            x = self.shuffle(grid(x))
+            x = self.shuffle(x)
         picture: Tensor = self.exit(x)
         return picture
 
@@ -146,32 +120,30 @@ class TextSide(nn.Module):
         nn.init.normal_(self.scale.weight, mean=1.0, std=0.5)
         nn.init.normal_(self.shift.weight, std=0.5)
 
-    def pooled(self, tokens: Tensor, grid: Grid = same) -> Tensor:
+    def pooled(self, tokens: Tensor) -> Tensor:
         """tokens: int64 (B, T) → float32 (B, width): the mean over 32 places.
 
         T may be below 32 in training: padding adds nothing, two tokens of it behind the longest
         prompt are enough.
         """
-        x = grid(self.embedding(tokens).transpose(1, 2).unsqueeze(2))
-        x = grid(torch.relu(self.conv1(x)))
-        x = grid(torch.relu(self.conv2(x)))
+        x = self.embedding(tokens).transpose(1, 2).unsqueeze(2)
+        x = torch.relu(self.conv1(x))
+        x = torch.relu(self.conv2(x))
         mean = x.mean((2, 3), keepdim=True).flatten(1)
-        return grid(mean if tokens.shape[1] == TOKENS else mean * (tokens.shape[1] / TOKENS))
+        return mean if tokens.shape[1] == TOKENS else mean * (tokens.shape[1] / TOKENS)
 
-    def thing(self, pooled: Tensor, meaning: Tensor, grid: Grid = same) -> Tensor:
+    def thing(self, pooled: Tensor, meaning: Tensor) -> Tensor:
         """float32 (B, things): hidden units that tell what is meant.
 
         pooled: what `pooled` gives; meaning: float32 (B, 16), one-hot.
         """
-        shift = self.shift(meaning)
-        h = grid(self.words(pooled)) * self.scale(meaning)
-        h = grid(torch.relu(grid(h, shift) + shift))
-        return grid(torch.relu(self.hidden(h)))
+        h = self.words(pooled) * self.scale(meaning) + self.shift(meaning)
+        return torch.relu(self.hidden(torch.relu(h)))
 
-    def forward(self, tokens: Tensor, meaning: Tensor, grid: Grid = same) -> Tensor:
+    def forward(self, tokens: Tensor, meaning: Tensor) -> Tensor:
         """tokens: int64 (B, 32); meaning: float32 (B, 16), one-hot.
 
         Returns float32 (B, 64, 4, 4).
         """
-        code: Tensor = grid(self.write(self.thing(self.pooled(tokens, grid), meaning, grid)))
+        code: Tensor = self.write(self.thing(self.pooled(tokens), meaning))
         return code.view(-1, CODE_CHANNELS, CODE_SIZE, CODE_SIZE)

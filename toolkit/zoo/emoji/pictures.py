@@ -27,7 +27,7 @@ from genedge.toolkit.train import (
 from .codes import BATCH, batch_rows, one_hot, pictures_of
 from .data import Art
 from .losses import picture_loss
-from .model import Decoder, TextSide, rounded, same
+from .model import Decoder, TextSide
 from .sharpen import Discriminator, critic_loss, feature_distance, r1_penalty
 from .text import PromptBatches, joined, judge_prompts
 
@@ -51,14 +51,12 @@ def fit_pictures(
     *,
     steps: int,
     rates: tuple[float, float] = (3e-4, 4e-4),
-    rounded_from: float = 0.0,
     critic: Discriminator | None = None,
     seed: int = 2,
 ) -> tuple[TextSide, Decoder]:
     """Trains copies of text side and decoder; returns their averages. Resumes from `work`.
 
-    rates: of the text side and of the decoder. rounded_from: share of the steps after which
-    activations are rounded to 8 bits on the way (it takes a quarter of the time). critic: trained beside them at 4e-4.
+    rates: of the text side and of the decoder. critic: trained beside them at 4e-4.
     """
     torch.manual_seed(seed)
     live_text, live_decoder = copy.deepcopy(text), copy.deepcopy(decoder)
@@ -98,8 +96,7 @@ def fit_pictures(
             code = written[:BATCH]
             size = CODE_NOISE * torch.from_numpy(random.random((BATCH, 1, 1, 1), np.float32))
             jitter = torch.from_numpy(random.standard_normal(code.shape, np.float32))
-            grid = rounded if step >= rounded_from * steps else same
-            raw = live_decoder.unclamped(code + size * jitter, style, grid)
+            raw = live_decoder.unclamped(code + size * jitter, style)
         raw, code = raw.float(), code.float()
         wanted = batches.codes[torch.from_numpy(np.concatenate([emoji, meant]))]
         near = F.mse_loss(written.float(), wanted)

@@ -1,4 +1,4 @@
-"""The small decoder that ships in `emoji`: a tenth of its teacher's multiply-adds and weights.
+"""The small decoder of `emoji-small`: a tenth of its teacher's multiply-adds and weights.
 
 What int8 loses, it loses where activations are rounded; so this decoder rounds a third as often as
 its teacher. Its blocks shift by code and style and do not scale, and there are few of them.
@@ -14,7 +14,7 @@ from .model import CODE_CHANNELS, CODE_SIZE, STYLE_COUNT, TextSide
 
 
 def small_text() -> TextSide:
-    """The text side that ships, untrained: 1.4 M parameters."""
+    """The small text side, untrained: 1.4 M parameters."""
     return TextSide(embedding=80, width=224, hidden=448, things=512)
 
 

@@ -5,7 +5,9 @@ fit the keyword. So every prompt has one right code, and nothing is blended. Two
 are thrown away afterwards help: one names the emoji from the last hidden layer, by cross-entropy,
 which settles what is meant long before squared error does (0.95 of the prompts after 1,200 steps,
 where squared error alone still blends); one predicts MiniLM's embedding of the prompt, which draws
-words of like meaning together.
+words of like meaning together. And what is summed up of a name, of its Chinese and of a further word
+that means one emoji is drawn towards what is summed up of the plain English name: what stands
+behind need not be learned once more.
 """
 
 from __future__ import annotations
@@ -40,10 +42,11 @@ from .codes import draw, judged_rows
 from .data import STYLES, Art
 from .judge import judge, nearest_emoji
 from .model import MEANINGS, Decoder, TextSide
+from .wider import spoken
 
-STEPS, NAMES, WORDS, BEYOND = 8000, 128, 192, 64
-OTHER_LANGUAGE, WIDE = 0.3, 0.4  # chances of another language, and of a word beyond the captions
-NAMING_WEIGHT, TEACHER_WEIGHT = 0.3, 0.2
+STEPS, NAMES, WORDS, BEYOND = 8000, 112, 224, 96
+OTHER_LANGUAGE, WIDE = 0.4, 0.5  # chances of another language, and of a word beyond the captions
+NAMING_WEIGHT, TEACHER_WEIGHT, ALIKE_WEIGHT = 0.3, 0.2, 0.5
 PHRASE_CHANCE = 0.5  # of a phrase, against a keyword that fits as many
 
 
@@ -79,7 +82,8 @@ class Pool:
 class PromptBatches:
     """Random prompts of names and keywords, as tokens, with the codes that they should give.
 
-    others: captions of other languages. wider: further words, with what each choice means. kept:
+    others: captions of other languages. wider: further words, with what each choice means; `only`
+    is the row of each that means one alone, and −1 for others. kept:
     prompts that never come up; ValueError where one is a keyword or a further word itself.
     """
 
@@ -97,6 +101,8 @@ class PromptBatches:
         self.pools = [Pool(c) for c in (captions, *others)]
         self.wider, self.kept = dict(wider or {}), kept
         self.wide_words = list(self.wider)
+        rows = [set(self.wider[w]) for w in self.wide_words]
+        self.only = np.array([next(iter(r)) if len(r) == 1 else -1 for r in rows], np.int64)
         said = {w for p in self.pools for w in (*p.words, *p.captions.names.values())}
         if seen := self.kept.intersection(said.union(self.wide_words)):
             raise ValueError(f"{min(seen)!r} is kept for judging and is a caption")
@@ -111,6 +117,12 @@ class PromptBatches:
     def _name(self, captions: Captions, row: int, random: np.random.Generator) -> str:
         """A prompt of the row's name that is not kept from training."""
         while (prompt := name_prompt(captions, row, random)) in self.kept:
+            continue
+        return prompt
+
+    def _wide(self, word: str, random: np.random.Generator) -> str:
+        """A prompt of a further word that is not kept from training."""
+        while (prompt := keyword_prompt(spoken(word, random), self.captions, random)) in self.kept:
             continue
         return prompt
 
@@ -143,7 +155,7 @@ class PromptBatches:
             if self.wide_words and random.random() < WIDE:
                 word = self.wide_words[random.integers(len(self.wide_words))]
                 rows.append(self.wider[word][choice])
-                prompts.append(self._keyword(word, self.captions, random))
+                prompts.append(self._wide(word, random))
             else:
                 pool = self._language(random)
                 word = pool.words[random.choice(len(pool.words), p=pool.chance)]
@@ -154,7 +166,7 @@ class PromptBatches:
     def wide(self, random: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
         """Places in `wide_words` of `count` of them, int64 (count,), and their tokens."""
         which = random.integers(0, len(self.wide_words), count)
-        words = [self.wide_words[i] for i in which]
+        words = [self._wide(self.wide_words[i], random) for i in which]
         return torch.from_numpy(which), self.tokens(words)
 
     def either(
@@ -279,25 +291,39 @@ def fit_text(
         more, more_choices, meant_rows = batches.keywords(random, WORDS)
         meant = torch.from_numpy(np.concatenate([rows, meant_rows]))
         taught = torch.stack([teacher[captions.names[int(r)]] for r in rows])
-        said = [tokens, more]
+        said, alike = [tokens, more], [rows]
         if beyond is not None:
             which, wide = batches.wide(random, BEYOND)
             said, taught = [*said, wide], torch.cat([taught, beyond[which]])
+            alike.append(batches.only[which])
+        plain = [captions.names[max(int(r), 0)] for r in np.concatenate(alike)]
+        with torch.no_grad(), fast():
+            target = text.pooled(batches.tokens(plain)).float()
         with fast():
             pooled = text.pooled(joined(*said))
             thing = text.thing(pooled[: len(meant)], torch.cat([choices, more_choices]))
             written, named = text.write(thing), heads["naming"](thing)
-            felt = heads["teacher"](torch.cat([pooled[:NAMES], pooled[len(meant) :]]))
+            outer = torch.cat([pooled[:NAMES], pooled[len(meant) :]])
+            felt = heads["teacher"](outer)
+        one = torch.from_numpy(np.concatenate(alike) >= 0)
+        near = (outer.float() - target)[one].square().mean() / target.var()
         error = (written.float() - batches.codes[meant].flatten(1)).square().mean(1)
         names, keywords = error[:NAMES].mean(), error[NAMES:].mean()
         naming = F.cross_entropy(named.float(), meant)
         like = 1 - F.cosine_similarity(felt.float(), taught).mean()
         set_rates(optimizer, falling(step, steps, flat=0.4))
         optimizer.zero_grad()
-        (names + keywords + NAMING_WEIGHT * naming + TEACHER_WEIGHT * like).backward()
+        loss = names + keywords + NAMING_WEIGHT * naming + TEACHER_WEIGHT * like
+        (loss + ALIKE_WEIGHT * near).backward()
         optimizer.step()
         average.update(dict(text.named_parameters()))
-        logged = {"names": names, "keywords": keywords, "naming": naming, "teacher": like}
+        logged = {
+            "names": names,
+            "keywords": keywords,
+            "naming": naming,
+            "teacher": like,
+            "alike": near,
+        }
         return {k: v.detach() for k, v in logged.items()}
 
     def averaged() -> TextSide:

@@ -32,6 +32,7 @@ from .paraphrases import kept_out
 from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
 from .scores import scores_of
 from .sharpen import Discriminator
+from .student import SmallDecoder, small_text
 from .text import PromptBatches, codes_of_names, fit_text
 from .transplant import transplanted
 from .wider import wider_words
@@ -199,7 +200,6 @@ def train_teacher(
         report,
         steps=JOINT_STEPS,
         rates=(3e-4, 4e-4),
-        rounded_from=1.0,
     )
     return fit_pictures(
         "sharpen",
@@ -212,7 +212,6 @@ def train_teacher(
         steps=SHARPEN_STEPS,
         rates=(1e-4, 2e-4),
         critic=Discriminator(),
-        rounded_from=1.0,
     )
 
 
@@ -244,6 +243,48 @@ def train(
     scores = scores_of(load_saved(out), art, cache, report)
     row = {"minutes_of_last_run": round((time.monotonic() - began) / 60, 1), "scores": scores}
     (out / "scores.json").write_text(json.dumps(row, indent=1) + "\n")
+    return out
+
+
+def begin_student(
+    teacher: Generator,
+    work: Path,
+    cache: Path,
+    out: Path,
+    report: Report,
+    force: bool = False,
+    start: Generator | None = None,
+) -> Path:
+    """What `genedge distill` goes on from: a small text side that writes the teacher's codes, and a
+    small decoder, untrained; saved to `out`.
+
+    start: an earlier one of these, whose components are gone on from. Raises MissingProgram
+    without npm or MiniLM.
+    """
+    art = load_data(cache, report)
+    words = load_words(art, cache, work, report)
+    known, decoder = (c.module for c in teacher.components)
+    assert isinstance(known, TextSide)
+    assert isinstance(decoder, Decoder)
+    tokenizer = work / TOKENIZER_FILE
+    tokenizer.write_text(teacher.tokenizer_json)
+    codes = codes_of_names(known, words.captions, load_trained(tokenizer))
+    batches = words.batches(tokenizer, codes)
+    before = [c.module for c in start.components] if start else [small_text(), SmallDecoder()]
+    text = fit_text(art, batches, decoder, work, report, start=before[0])  # type: ignore[arg-type]
+    components = tuple(
+        replace(c, module=m, kept={})
+        for c, m in zip(teacher.components, (text.eval(), before[1].eval()), strict=True)
+    )
+    note = {"pass": "train", "from": teacher.hash(), "phases": ["text"]}
+    made = replace(
+        teacher,
+        name="emoji-small",
+        constructor="emoji-small",
+        components=components,
+        history=(note,),
+    )
+    save(made, out, force=force, half=True)
     return out
 
 

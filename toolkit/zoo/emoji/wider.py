@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,19 +20,24 @@ from genedge.toolkit.train import Report
 from .captions import Captions, plain
 from .data import WORDNET, fetch
 
+ENTRY = ": "  # between the word and the gloss of a dictionary's entry
 NEAR, BESIDE, MOST = 0.5, 0.05, 4  # cosine to the best emoji; below it by; emoji at most
 LONGEST_WORD, LONGEST_GLOSS = 30, 80
 # WordNet's files of nouns (lexnames(5WN)) that can be drawn: animals, artifacts, body, food, objects,
-# people and plants. Of these rare words count too, without their glosses.
+# people and plants. Of these rare words count too.
 DRAWABLE = {"05", "06", "08", "13", "17", "18", "20"}
 
 
 @dataclass(frozen=True)
 class Synset:
-    """Words of one meaning, lower case, and the first clause of its gloss ("" where too long)."""
+    """Words of one meaning, lower case, and the first clause of its gloss ("" where too long).
+
+    common: a word of it was met in WordNet's tagged texts.
+    """
 
     words: tuple[str, ...]
     gloss: str
+    common: bool = True
 
 
 def synsets(folder: Path) -> list[Synset]:
@@ -62,7 +68,8 @@ def synsets(folder: Path) -> list[Synset]:
             found.append(
                 Synset(
                     tuple(w for w in kept if len(w) <= LONGEST_WORD),
-                    clause if common and len(clause) <= LONGEST_GLOSS else "",
+                    clause if len(clause) <= LONGEST_GLOSS else "",
+                    common,
                 )
             )
     return found
@@ -77,9 +84,10 @@ def _near(said: Tensor, names: Tensor, tagged: Tensor) -> tuple[Tensor, Tensor]:
 def wider_words(
     captions: Captions, cache: Path, work: Path, kept_out: frozenset[str], report: Report
 ) -> dict[str, tuple[int, ...]]:
-    """Word or gloss → rows of the emoji that it suggests to MiniLM; only those that suggest one.
+    """Word, gloss, or entry ("word: gloss") → rows of the emoji that it suggests to MiniLM; only
+    those that suggest one.
 
-    kept_out: prompts that training must not see. Made once, then read from `work`. Raises
+    kept_out: prompts that training must not see; their words may stand in an entry. Made once, then read from `work`. Raises
     MissingProgram, and what `fetch` raises.
     """
     path = work / "wider.json"
@@ -96,8 +104,10 @@ def wider_words(
     for synset in synsets(fetch(WORDNET, cache / "packages")):
         for word in synset.words:
             asked.setdefault(plain(word), word)
-        if synset.gloss and synset.words:
+        if synset.gloss and synset.words and synset.common:
             asked.setdefault(synset.gloss, f"{synset.words[0]}: {synset.gloss}")
+        for word in synset.words[:MOST] if synset.gloss else ():
+            asked.setdefault(f"{word}{ENTRY}{synset.gloss}", f"{word}: {synset.gloss}")
     asked = {p: text for p, text in asked.items() if len(p) > 1 and p not in known}
     with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
         art = [teacher_embeddings(names).float(), teacher_embeddings(tagged).float()]
@@ -116,3 +126,14 @@ def wider_words(
     partial.replace(path)
     report("wider", 1, 1, {})
     return found
+
+
+def spoken(word: str, random: np.random.Generator) -> str:
+    """A prompt of a further word: itself, or of an entry the word and some of its gloss."""
+    head, entry, gloss = word.partition(ENTRY)
+    if not entry:
+        return word
+    said = gloss.split()
+    kept = random.random(len(said)) < random.random()
+    kept[random.integers(len(said))] = True
+    return " ".join([head, *(w for w, k in zip(said, kept, strict=True) if k)])
