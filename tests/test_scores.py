@@ -97,3 +97,24 @@ def test_the_student_is_a_tenth_of_its_teacher():
         found.append((counter.get_total_flops(), sum(p.numel() for p in decoder.parameters())))
     assert found[0][0] > 10 * found[1][0]
     assert found[0][1] > 10 * found[1][1]
+
+
+def test_contact_sheets_hold_every_prompt_and_every_seed(tmp_path):
+    from PIL import Image
+
+    from genedge.toolkit.generator import resolve
+    from genedge.toolkit.zoo.emoji import sheets
+
+    emoji = resolve("emoji")
+    both = [("float", emoji), ("again", emoji)]
+    sheets.side_by_side(both, emoji.golden[:5], tmp_path / "beside.png")
+    with Image.open(tmp_path / "beside.png") as sheet:
+        assert sheet.width == 4 * (2 * 64 + 2 * sheets.GAP)
+        cell = np.asarray(sheet)[sheets.LINE + sheets.GAP :, sheets.GAP :][:63]
+    assert np.array_equal(cell[:, :64], cell[:, 64:128])
+    assert cell[:, :64].std() > 10
+    sheets.seeds(emoji, sheets.VAGUE[:2], tmp_path / "seeds.png", 3)
+    with Image.open(tmp_path / "seeds.png") as sheet:
+        rows = np.asarray(sheet)
+    first = rows[sheets.LINE : sheets.LINE + 64]
+    assert not np.array_equal(first[:, :64], first[:, 68:132])

@@ -14,6 +14,7 @@ from genedge.runtime.errors import MissingProgram
 from genedge.runtime.picture import over
 
 _BLOCKS = (0, 2, 4, 10, 15)  # last ones at strides 2, 4, 8, 16 and 32
+LAST_FEATURES = 1280
 _GRID = 10  # the last at stride 16
 _SIDE = 128  # smaller pictures are enlarged to at least this, by whole pixels
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the photographs, see the package
