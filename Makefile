@@ -103,11 +103,9 @@ bench-steady: $(VENV)/dev.stamp  ## do good artifacts pass 50 times in a row? si
 train: $(VENV)/train.stamp  ## emoji-teacher, into trained/; hours on two cores; resumes
 	nice $(BIN)/genedge train emoji-teacher --out trained --work .train --cache .cache
 
-small: $(VENV)/train.stamp  ## emoji-small, into distilled/, from emoji-teacher; two hours on two cores; resumes
-	nice $(BIN)/genedge train emoji-small --out begun --work .train-small --cache .cache --force
+small: $(VENV)/train.stamp $(VENV)/dev.stamp  ## emoji-small, into distilled/, from emoji-teacher; an hour or two on two cores; resumes
 	$(BIN)/python -m genedge.toolkit.zoo.emoji.prompts .cache > prompts.txt
-	nice $(BIN)/genedge distill emoji-teacher --student begun --components image --prompts prompts.txt --steps 9000 --batch 32 --rate 1.5e-3 --out half --force
-	nice $(BIN)/genedge distill emoji-teacher --student half --prompts prompts.txt --steps 3000 --batch 32 --rate 5e-4 --out distilled --force
+	nice $(BIN)/genedge distill emoji-teacher --student genedge.toolkit.zoo.emoji.small:begun --components image --prompts prompts.txt --steps 12000 --batch 32 --rate 1.5e-3 --out distilled --force
 
 evaluate: $(VENV)/train.stamp  ## scores of the bundled generators against the real art
 	for model in emoji emoji-teacher emoji-small; do echo $$model; $(BIN)/genedge evaluate $$model --cache .cache; done

@@ -94,7 +94,7 @@ def test_a_bad_file_of_prompts_is_refused(artifact, tmp_path, data, message):
         (["inspect", "./nothing"], 2, "does not exist"),
         (["blame", "./nothing"], 2, "does not exist"),
         (["export", "os.path:nothing", "--target", "onnx"], 2, "no such function"),
-        (["train", "cats"], 2, "'cats' is not trained here; use emoji-small or emoji-teacher"),
+        (["train", "cats"], 2, "'cats' is not trained from data; emoji-teacher is"),
         (["evaluate", "upscale"], 2, "upscale does not draw emoji"),
         (["evaluate", "--beside", "emoji"], 2, "name a folder with --sheets"),
         (["adopt", "x.onnx"], 2, "name the float generator with --reference MODEL"),

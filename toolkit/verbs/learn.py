@@ -14,11 +14,10 @@ from genedge.runtime.errors import BadInput
 from .options import Debug, Model, Quiet, need_torch
 
 EMOJI = ("emoji", "emoji-small", "emoji-teacher")
-TRAINED = ("emoji-small", "emoji-teacher")
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="emoji-teacher, or emoji-small.")] = "emoji-teacher",
+    model: Annotated[str, typer.Argument(help="emoji-teacher")] = "emoji-teacher",
     out: Annotated[Path, typer.Option(help="Folder for the trained generator.")] = Path("trained"),
     work: Annotated[Path, typer.Option(help="Checkpoints; resumed from.")] = Path(".train"),
     cache: Annotated[Path, typer.Option(help="Downloads and the data set.")] = Path(".cache"),
@@ -30,14 +29,13 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train emoji-teacher, or the text side that emoji-small is distilled from; resumes."""
+    """Train emoji-teacher from its data; resumes where it stopped."""
     need_torch()
-    if model not in TRAINED:
-        raise BadInput(f"model {model!r} is not trained here; use {' or '.join(TRAINED)}")
+    if model != "emoji-teacher":
+        raise BadInput(f"model {model!r} is not trained from data; emoji-teacher is")
     from ..generator import resolve
     from ..progress import reporting
-    from ..zoo.emoji.train import begin_student
-    from ..zoo.emoji.train import train as train_teacher
+    from ..zoo.emoji.train import train as run
 
     if out.exists() and not force:
         raise BadInput(f"{out} exists already; use --force to replace it, or another --out")
@@ -54,10 +52,7 @@ def train(
                 print(f"{what} {done}: {text}", file=sys.stderr, flush=True)
                 last[what] = text
 
-        if model == "emoji-small":
-            begin_student(resolve("emoji-teacher"), work, cache, out, report, force, begin)
-        else:
-            train_teacher(work, cache, out, report, force, begin)
+        run(work, cache, out, report, force, begin)
     if not quiet:
         print(out)
 

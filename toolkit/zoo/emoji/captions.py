@@ -229,7 +229,7 @@ def train_tokenizer(languages: Iterable[Captions], wider: Iterable[str], path: P
         lines += [" " + word for word in captions.vague for _ in range(2)]
         lines += [" " + opening.strip() for opening in captions.grammar.openings for _ in range(9)]
     tokenizer.train_from_iterator(lines, trainer)
-    tokenizer.save(str(path))
+    tokenizer.save(str(path), pretty=False)
 
 
 def load_trained(path: Path) -> PromptTokenizer:

@@ -10,12 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .model import CODE_CHANNELS, CODE_SIZE, STYLE_COUNT, TextSide
-
-
-def small_text() -> TextSide:
-    """The small text side, untrained: 1.4 M parameters."""
-    return TextSide(embedding=80, width=224, hidden=448, things=512)
+from .model import CODE_CHANNELS, CODE_SIZE, STYLE_COUNT
 
 
 class Shifted(nn.Module):

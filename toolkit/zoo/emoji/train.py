@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from genedge.runtime.signature import Signature, TensorSpec
 from genedge.toolkit.generator import TOKENIZER_FILE, Component, Generator, load_saved, save
-from genedge.toolkit.quantize import on_grid
 from genedge.toolkit.train import Report
 
 from . import data
@@ -32,14 +33,15 @@ from .paraphrases import kept_out
 from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
 from .scores import scores_of
 from .sharpen import Discriminator
-from .student import SmallDecoder, small_text
 from .text import PromptBatches, codes_of_names, fit_text
 from .transplant import transplanted
 from .wider import wider_words
 
+M = TypeVar("M", bound=nn.Module)
 PHASES = ["codes", "refine", "text", "joint", "sharpen"]
-REFINE = {"phase": "refine", "steps": 6500, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
-ONWARD = {"steps": 3000, "rate": 5e-4}  # of text, where a trained one is gone on from
+REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
+ONWARD = 12_500  # steps of text, where a trained one is gone on from
+STORED_STEPS = 32  # of the largest weight of a row: a quarter less in a compressed history than 64
 CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
 
 
@@ -59,9 +61,11 @@ def signature() -> Signature:
     )
 
 
-def assemble(text: TextSide, decoder: Decoder, tokenizer: Path, art: data.Art) -> Generator:
+def assemble(
+    text: TextSide, decoder: Decoder, tokenizer: Path, art: data.Art, words: Words
+) -> Generator:
     """`emoji-teacher` of trained modules, with its calibration and golden prompts."""
-    captions = captions_of(art)
+    captions = words.captions
     return Generator(
         name="emoji-teacher",
         components=(
@@ -71,7 +75,7 @@ def assemble(text: TextSide, decoder: Decoder, tokenizer: Path, art: data.Art) -
         signature=signature(),
         tokenizer=load_trained(tokenizer),
         tokenizer_json=tokenizer.read_text(),
-        calibration=calibration_prompts(art, captions),
+        calibration=calibration_prompts(art, words),
         golden=golden_prompts(art, captions),
         constructor="emoji-teacher",
     )
@@ -82,17 +86,18 @@ def _pair_prompt(art: data.Art, captions: Captions, row: int) -> str:
     return f"{captions.names[int(art.emoji_of[row])]}, {style} style"
 
 
-def calibration_prompts(art: data.Art, captions: Captions) -> tuple[str, ...]:
-    """Half are training pairs; a quarter are pairs that no art exists of, a quarter keywords.
+def calibration_prompts(art: data.Art, words: Words) -> tuple[str, ...]:
+    """Half are training pairs; a quarter are pairs that no art exists of; an eighth keywords, and an
+    eighth names in other languages.
 
     What training never showed comes out softer, and int8 errs otherwise there.
     """
-    random = np.random.default_rng(7)
+    random, captions = np.random.default_rng(7), words.captions
     count = CALIBRATION_PROMPTS
     pairs = random.choice(np.flatnonzero(art.train), count, replace=False)
     golden = set(golden_prompts(art, captions))
-    words = [w for w, rows in captions.vague.items() if len(rows) > 3 and w not in golden]
-    drawn = random.choice(words, count, replace=False)
+    vague = [w for w, rows in captions.vague.items() if len(rows) > 3 and w not in golden]
+    drawn = random.choice(vague, count, replace=False)
     there = set(zip(art.emoji_of.tolist(), art.style_of.tolist(), strict=True))
     missing = [
         f"{captions.names[int(e)]}, {style} style"
@@ -103,7 +108,9 @@ def calibration_prompts(art: data.Art, captions: Captions) -> tuple[str, ...]:
     unseen = random.choice(missing, count, replace=False)
     prompts = [_pair_prompt(art, captions, int(row)) for row in pairs]
     prompts[1::4], prompts[3::4] = unseen[1::4].tolist(), drawn[3::4].tolist()
-    return tuple(prompts)
+    named = [name for other in words.others for name in other.names.values()]
+    prompts[7::8] = random.choice(named, len(prompts[7::8]), replace=False).tolist()
+    return tuple(dict.fromkeys(prompts))
 
 
 def golden_prompts(art: data.Art, captions: Captions) -> tuple[str, ...]:
@@ -122,6 +129,26 @@ def golden_prompts(art: data.Art, captions: Captions) -> tuple[str, ...]:
 def held_out_rows(art: data.Art) -> np.ndarray:
     """Rows of all held-out pairs of known emoji, in an order that is always the same."""
     return np.random.default_rng(9).permutation(np.flatnonzero(art.held_out & ~art.unseen))
+
+
+@torch.no_grad()
+def coarse(module: M) -> M:
+    """A copy with every row of weights on STORED_STEPS steps each way: the step of least error."""
+    module = copy.deepcopy(module)
+    for weight in module.parameters():
+        if weight.dim() < 2:
+            continue
+        rows = weight.flatten(1)
+        largest = rows.abs().amax(1, keepdim=True).clamp(min=1e-9)
+        least = torch.full_like(largest, torch.inf)
+        found = rows.clone()
+        for share in torch.linspace(0.55, 1, 19):
+            step = largest * share / STORED_STEPS
+            near = (rows / step).round().clamp(-STORED_STEPS, STORED_STEPS) * step
+            error = (near - rows).square().sum(1, keepdim=True)
+            found, least = torch.where(error < least, near, found), torch.minimum(error, least)
+        weight.copy_(found.view(weight.shape))
+    return module
 
 
 def load_data(cache: Path, report: Report) -> data.Art:
@@ -189,7 +216,11 @@ def train_teacher(
         text = transplanted(known, before, load_trained(tokenizer))
     decoder, codes = fit_codes(art, work, report, start=(decoder, codes), **REFINE)  # type: ignore[arg-type]
     batches = words.batches(tokenizer, codes)
-    text = fit_text(art, batches, decoder, work, report, start=text, **(ONWARD if text else {}))
+    text = (
+        fit_text(art, batches, decoder, work, report)
+        if text is None
+        else fit_text(art, batches, decoder, work, report, start=text, steps=ONWARD, rate=8e-4)
+    )
     text, decoder = fit_pictures(
         "joint",
         art,
@@ -234,8 +265,8 @@ def train(
     words = load_words(art, cache, work, report)
     tokenizer = work / TOKENIZER_FILE
     text, decoder = train_teacher(art, words, tokenizer, work, report, start)
-    made = assemble(on_grid(text), on_grid(decoder), tokenizer, art)
-    note: dict[str, Any] = {"pass": "train", "phases": [*PHASES, "grid"]}
+    made = assemble(coarse(text), coarse(decoder), tokenizer, art, words)
+    note: dict[str, Any] = {"pass": "train", "phases": [*PHASES, f"grid of {STORED_STEPS} steps"]}
     if start is not None:
         note["from"] = start.hash()
     generator = replace(made, history=(note,))
@@ -243,48 +274,6 @@ def train(
     scores = scores_of(load_saved(out), art, cache, report)
     row = {"minutes_of_last_run": round((time.monotonic() - began) / 60, 1), "scores": scores}
     (out / "scores.json").write_text(json.dumps(row, indent=1) + "\n")
-    return out
-
-
-def begin_student(
-    teacher: Generator,
-    work: Path,
-    cache: Path,
-    out: Path,
-    report: Report,
-    force: bool = False,
-    start: Generator | None = None,
-) -> Path:
-    """What `genedge distill` goes on from: a small text side that writes the teacher's codes, and a
-    small decoder, untrained; saved to `out`.
-
-    start: an earlier one of these, whose components are gone on from. Raises MissingProgram
-    without npm or MiniLM.
-    """
-    art = load_data(cache, report)
-    words = load_words(art, cache, work, report)
-    known, decoder = (c.module for c in teacher.components)
-    assert isinstance(known, TextSide)
-    assert isinstance(decoder, Decoder)
-    tokenizer = work / TOKENIZER_FILE
-    tokenizer.write_text(teacher.tokenizer_json)
-    codes = codes_of_names(known, words.captions, load_trained(tokenizer))
-    batches = words.batches(tokenizer, codes)
-    before = [c.module for c in start.components] if start else [small_text(), SmallDecoder()]
-    text = fit_text(art, batches, decoder, work, report, start=before[0])  # type: ignore[arg-type]
-    components = tuple(
-        replace(c, module=m, kept={})
-        for c, m in zip(teacher.components, (text.eval(), before[1].eval()), strict=True)
-    )
-    note = {"pass": "train", "from": teacher.hash(), "phases": ["text"]}
-    made = replace(
-        teacher,
-        name="emoji-small",
-        constructor="emoji-small",
-        components=components,
-        history=(note,),
-    )
-    save(made, out, force=force, half=True)
     return out
 
 

@@ -63,7 +63,8 @@ def _activity(known: TextSide, batches: PromptBatches, seed: int) -> tuple[Tenso
 def _copy(
     new: nn.Linear, old: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None
 ) -> None:
-    weight, bias = old.weight, old.bias
+    weight: Tensor = old.weight
+    bias: Tensor | None = old.bias
     if rows is not None:
         weight, bias = weight[rows], bias[rows] if bias is not None else None
     new.weight.copy_(weight if columns is None else weight[:, columns])
