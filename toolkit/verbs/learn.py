@@ -126,10 +126,12 @@ def _sheets(generators: list[Any], artifact: Path | None, folder: Path) -> list[
 
     from ..zoo.emoji.sheets import VAGUE, seeds, side_by_side
 
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; name a folder for the contact sheets")
     drawers = [(g.name, g) for g in generators]
     if artifact is not None:
-        drawers.append((f"{artifact.name}", load(artifact)))
+        drawers.append((artifact.name, load(artifact)))
+    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "beside.png", folder / "seeds.png"]
     side_by_side(drawers, generators[0].golden[:64], paths[0])
     seeds(generators[0], VAGUE, paths[1])

@@ -6,6 +6,8 @@ normalisation, so that every target runs them whole and int8 needs no islands of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,25 +39,26 @@ class Modulated(nn.Module):
         return torch.relu(x + self.conv2(h))
 
 
-class Decoder(nn.Module):
-    """Code and style → premultiplied RGBA picture, 64×64.
+class Stages(nn.Module):
+    """Code and style → premultiplied RGBA picture, 64×64: the layers of both decoders.
 
-    widths and blocks: channels and residual blocks at 4×4, 8×8, 16×16 and 32×32.
+    block: a residual block of channels and the width of `z`. widths and blocks: channels and
+    residual blocks at 4×4, 8×8, 16×16 and 32×32.
     """
 
     def __init__(
         self,
-        widths: tuple[int, ...] = (320, 224, 144, 80),
-        blocks: tuple[int, ...] = BLOCKS,
-        z_width: int = 256,
+        block: Callable[[int, int], nn.Module],
+        widths: tuple[int, ...],
+        blocks: tuple[int, ...],
+        z_width: int,
     ) -> None:
         super().__init__()
         self.style_in = nn.Linear(STYLE_COUNT, z_width)
         self.code_in = nn.Linear(CODE_CHANNELS * CODE_SIZE**2, z_width)
-        self.z_hidden = nn.Linear(z_width, z_width)
         self.entry = nn.Conv2d(CODE_CHANNELS, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
-            nn.ModuleList(Modulated(w, z_width) for _ in range(n))
+            nn.ModuleList(block(w, z_width) for _ in range(n))
             for w, n in zip(widths, blocks, strict=True)
         )
         after = [*widths[1:], 16]
@@ -65,7 +68,31 @@ class Decoder(nn.Module):
         nn.init.normal_(self.style_in.weight, std=0.5)
 
     def unclamped(self, code: Tensor, style: Tensor) -> Tensor:
-        """The picture before the clamp to [0, 1]: what training looks at."""
+        """The picture before the clamp to [0, 1], float32 (B, 4, 64, 64): what training looks at."""
+        raise NotImplementedError
+
+    def forward(self, code: Tensor, style: Tensor) -> Tensor:
+        """code: float32 (B, 64, 4, 4); style: float32 (B, 7), one-hot.
+
+        Returns float32 (B, 4, 64, 64) in [0, 1]: premultiplied red, green, blue, and alpha.
+        """
+        return F.hardtanh(self.unclamped(code, style), 0.0, 1.0)
+
+
+class Decoder(Stages):
+    """The large decoder: its blocks scale and shift by code and style."""
+
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (320, 224, 144, 80),
+        blocks: tuple[int, ...] = BLOCKS,
+        z_width: int = 256,
+    ) -> None:
+        super().__init__(Modulated, widths, blocks, z_width)
+        self.z_hidden = nn.Linear(z_width, z_width)
+
+    def unclamped(self, code: Tensor, style: Tensor) -> Tensor:
+        """See Stages."""
         z = torch.relu(self.code_in(code.flatten(1)) + self.style_in(style))
         z = torch.relu(self.z_hidden(z)).view(-1, self.z_hidden.out_features, 1, 1)
         x = torch.relu(self.entry(code))
@@ -78,13 +105,6 @@ class Decoder(nn.Module):
             x = self.shuffle(x)
         picture: Tensor = self.exit(x)
         return picture
-
-    def forward(self, code: Tensor, style: Tensor) -> Tensor:
-        """code: float32 (B, 64, 4, 4); style: float32 (B, 7), one-hot.
-
-        Returns float32 (B, 4, 64, 64) in [0, 1]: premultiplied red, green, blue, and alpha.
-        """
-        return F.hardtanh(self.unclamped(code, style), 0.0, 1.0)
 
 
 class TextSide(nn.Module):

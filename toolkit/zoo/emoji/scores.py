@@ -115,7 +115,9 @@ def namer(art: Art, cache: Path, report: Report) -> Namer:
             for i, some in enumerate(pictures.split(1024)):
                 seen.append(features_of(moved(some, 1000 * turn + i) if turn else some))
                 report("judge", len(seen), PASSES * len(pictures.split(1024)), {})
-        save_file(_fitted(torch.cat(seen), meant.repeat(PASSES), len(art.emoji)), path)
+        partial = path.with_name(path.name + ".partial")
+        save_file(_fitted(torch.cat(seen), meant.repeat(PASSES), len(art.emoji)), partial)
+        partial.replace(path)
     kept = load_file(path)
     layer = nn.Linear(kept["weight"].shape[1], kept["weight"].shape[0])
     layer.load_state_dict({"weight": kept["weight"].float(), "bias": kept["bias"]})

@@ -7,10 +7,9 @@ its teacher. Its blocks shift by code and style and do not scale, and there are 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .model import CODE_CHANNELS, CODE_SIZE, STYLE_COUNT
+from .model import Stages
 
 
 class Shifted(nn.Module):
@@ -31,11 +30,8 @@ class Shifted(nn.Module):
         return torch.relu(x + self.conv2(h))
 
 
-class SmallDecoder(nn.Module):
-    """Code and style → premultiplied RGBA picture, 64×64; the same inputs as the teacher's Decoder.
-
-    widths and blocks: channels and residual blocks at 4×4, 8×8, 16×16 and 32×32.
-    """
+class SmallDecoder(Stages):
+    """The small decoder; the same inputs and output as the teacher's Decoder."""
 
     def __init__(
         self,
@@ -43,23 +39,11 @@ class SmallDecoder(nn.Module):
         blocks: tuple[int, ...] = (0, 1, 2, 1),
         z_width: int = 64,
     ) -> None:
-        super().__init__()
-        self.style_in = nn.Linear(STYLE_COUNT, z_width)
-        self.code_in = nn.Linear(CODE_CHANNELS * CODE_SIZE**2, z_width)
-        self.entry = nn.Conv2d(CODE_CHANNELS, widths[0], 3, padding=1)
+        super().__init__(Shifted, widths, blocks, z_width)
         self.begin = nn.Conv2d(z_width, widths[0], 1)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(Shifted(w, z_width) for _ in range(n))
-            for w, n in zip(widths, blocks, strict=True)
-        )
-        after = [*widths[1:], 16]
-        self.ups = nn.ModuleList(nn.Conv2d(w, 4 * a, 1) for w, a in zip(widths, after, strict=True))
-        self.shuffle = nn.PixelShuffle(2)
-        self.exit = nn.Conv2d(16, 4, 3, padding=1)
-        nn.init.normal_(self.style_in.weight, std=0.5)
 
     def unclamped(self, code: Tensor, style: Tensor) -> Tensor:
-        """The picture before the clamp to [0, 1]."""
+        """See Stages."""
         z = torch.relu(self.code_in(code.flatten(1)) + self.style_in(style))
         z = z.view(-1, self.code_in.out_features, 1, 1)
         x = torch.relu(self.entry(code) + self.begin(z))
@@ -69,10 +53,3 @@ class SmallDecoder(nn.Module):
             x = self.shuffle(torch.relu(up(x)))
         picture: Tensor = self.exit(x)
         return picture
-
-    def forward(self, code: Tensor, style: Tensor) -> Tensor:
-        """code: float32 (B, 64, 4, 4); style: float32 (B, 7), one-hot.
-
-        Returns float32 (B, 4, 64, 64) in [0, 1]: premultiplied red, green, blue, and alpha.
-        """
-        return F.hardtanh(self.unclamped(code, style), 0.0, 1.0)
