@@ -21,7 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
+from torchao.quantization.pt2e import (
+    FixedQParamsObserver,
+    HistogramObserver,
+    MinMaxObserver,
+)
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import (
     FixedQParamsQuantizationSpec,
@@ -43,6 +47,7 @@ from .observers import (
 from .programs import example_inputs, export_module
 from .replace import FLOAT, float_graph
 from .rounding import learn_rounding
+from .ties import untie_means
 from .weights import LARGEST
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -76,6 +81,7 @@ _COPIES = _MOVES | {
     _aten.upsample_nearest2d.default,
 }
 _KEY = "quantization_annotation"
+_READ = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 # Ways to set the range of an activation; each component takes the one that serves it better.
 OBSERVERS: dict[str, Any] = {
     "histogram": HistogramObserver,
@@ -90,7 +96,17 @@ _OF_PRELU = 0.75
 COMPARED_PROMPTS = 64
 # What makes int8 better than min-max and can be left out (`without`); docs/quantization.md has what
 # each buys.
-PARTS = ("histogram", "equalization", "rounding", "floors", "flat", "bias", "whole-biases")
+PARTS = (
+    "histogram",
+    "equalization",
+    "rounding",
+    "floors",
+    "flat",
+    "bias",
+    "whole-biases",
+    "handed-on",
+    "means",
+)
 # A clamp to [0, 1] ends in whole grey levels: 0 and 255 are exact.
 _GREY_LEVELS = FixedQParamsQuantizationSpec(
     dtype=torch.int8,
@@ -347,6 +363,43 @@ def calibrate(
     return prepared, floats
 
 
+def handed_on(component: Component, graph: GraphModule) -> dict[str, tuple[float, int]]:
+    """By output of a converted component: scale and zero point of the grid that it ends on."""
+    (results,) = next(n for n in graph.graph.nodes if n.op == "output").args
+    results = results if isinstance(results, (tuple, list)) else (results,)
+    return {
+        name: (float(node.args[1]), int(node.args[2]))
+        for name, node in zip(component.outputs, results, strict=True)
+        if isinstance(node, Node) and node.target is _READ
+    }
+
+
+def take_levels(
+    prepared: GraphModule, component: Component, levels: Mapping[str, tuple[float, int]]
+) -> None:
+    """Inputs that come from another component keep the grid that they come on, in place.
+
+    A grid of their own would round them a second time.
+    """
+    places = [n for n in prepared.graph.nodes if n.op == "placeholder"]
+    for place, name in zip(places, component.inputs, strict=True):
+        if name not in levels:
+            continue
+        scale, zero = levels[name]
+        for user in place.users:
+            if user.op != "call_module":
+                continue
+            known: Any = prepared.get_submodule(str(user.target))
+            if not hasattr(known, "calculate_qparams"):
+                continue  # the guards of an exported module
+            fixed = FixedQParamsObserver(
+                scale, zero, torch.int8, torch.per_tensor_affine, -128, 127
+            )
+            for other, module in list(prepared.named_modules(remove_duplicate=False)):
+                if module is known:
+                    setattr(prepared, other, fixed)
+
+
 def known_levels(
     generator: Generator, component: Component, graph: GraphModule
 ) -> dict[str, QuantizationSpec]:
@@ -436,8 +489,11 @@ def quantize(
     small = large = 0
     shapes: dict[str, list[tuple[int, ...]]] = {}
     chained = [{n: t[n] for n in generator.signature.inputs} for t in first]
+    levels: dict[str, tuple[float, int]] = {}
     for component in generator.components:
         name = component.name
+        for way in chosen if "handed-on" not in without else ():
+            take_levels(prepared[name, way], component, levels)
         fed = [tuple(t[n] for n in component.inputs) for t in chained]
         tried = {way: _Tried(prepared[name, way], component, fed, first, without) for way in chosen}
         ways[name] = min(tried, key=lambda way: tried[way].error)
@@ -450,6 +506,7 @@ def quantize(
         for tensors, outputs in zip(chained, best.outputs, strict=True):
             tensors |= dict(zip(component.outputs, outputs, strict=True))
         converted[name] = best.graph
+        levels |= handed_on(component, best.graph)
         exact[name] = floats[name, ways[name].removesuffix(", trained")]
         programs[name] = export_module(best.graph, examples[name])
         modules[name] = programs[name].module()
@@ -477,6 +534,8 @@ class _Tried:
         without: Collection[str],
     ) -> None:
         self.graph = convert_pt2e(copy.deepcopy(prepared))
+        if "means" not in without:
+            untie_means(self.graph)
         if "flat" not in without:
             push_flat_outwards(self.graph)
         if len(component.outputs) == 1 and "bias" not in without:
