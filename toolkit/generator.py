@@ -398,6 +398,6 @@ def resolve(model: str, pipeline: Mapping[str, Any] | None = None) -> Generator:
     if Path(model).is_dir():
         return load_saved(Path(model))
     raise BadInput(
-        f"model {model!r} is unknown; use emoji, a folder saved by genedge, a diffusers directory, "
-        f"or package.module:function"
+        f"model {model!r} is unknown; use {', '.join(CONSTRUCTORS)}, a folder saved by genedge, "
+        f"a diffusers directory, or package.module:function"
     )
