@@ -7,6 +7,7 @@ from genedge.toolkit.train import Average, falling, run_phase
 from genedge.toolkit.zoo.emoji.captions import plain
 from genedge.toolkit.zoo.emoji.data import base_of
 from genedge.toolkit.zoo.emoji.losses import MARGIN, SLACK, picture_loss
+from genedge.toolkit.zoo.emoji.train import STORED_STEPS, coarse
 
 
 def trained(work, steps, stop=None):
@@ -52,6 +53,20 @@ def test_the_rate_falls_to_its_last_share():
     assert falling(0, 100) == 1
     assert falling(49, 100) == 1
     assert falling(100, 100) == pytest.approx(0.01)
+
+
+def test_stored_weights_are_on_few_steps_and_near():
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(8, 16, 3)
+    stored = coarse(layer)
+    assert torch.equal(stored.bias, layer.bias)
+    rows, before = stored.weight.detach().flatten(1), layer.weight.detach().flatten(1)
+    for row in rows:
+        step = row.abs().unique().diff().min()
+        counts = row / step
+        assert (counts - counts.round()).abs().max() < 1e-3
+        assert counts.abs().max().round() <= STORED_STEPS
+    assert (rows - before).square().mean() < before.square().mean() / 1000
 
 
 @pytest.mark.parametrize(

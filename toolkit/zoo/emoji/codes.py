@@ -19,7 +19,7 @@ from genedge.toolkit.train import Average, Report, adam, falling, fast, run_phas
 from .data import STYLES, Art
 from .judge import judge
 from .losses import picture_loss
-from .model import CODE_CHANNELS, FIRST_BLOCKS, Decoder
+from .model import CODE_CHANNELS, FIRST_BLOCKS, Decoder, Stages
 
 STEPS, BATCH = 24_000, 32
 CODE_NOISE = 0.8  # largest, in units of the codes' standard deviation, which starts at 1
@@ -77,7 +77,7 @@ def to_bytes(picture: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def draw(decoder: Decoder, codes: Tensor, style: Tensor) -> Tensor:
+def draw(decoder: Stages, codes: Tensor, style: Tensor) -> Tensor:
     """uint8 (N, 4, 64, 64) of codes (N, 64, 4, 4) and styles (N,), in pieces of 64."""
     return torch.cat(
         [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,10 +28,11 @@ from genedge.toolkit.train import (
 from .codes import BATCH, batch_rows, one_hot, pictures_of
 from .data import Art
 from .losses import picture_loss
-from .model import Decoder, TextSide
+from .model import Stages, TextSide
 from .sharpen import Discriminator, critic_loss, feature_distance, r1_penalty
 from .text import PromptBatches, joined, judge_prompts
 
+D = TypeVar("D", bound=Stages)
 JOINT_STEPS, SHARPEN_STEPS = 11_000, 1200
 CODE_WEIGHT = 0.04
 KEYWORDS, KEYWORD_SHARE = 32, 0.25  # keywords beside each batch, and among its prompts
@@ -45,7 +47,7 @@ def fit_pictures(
     art: Art,
     batches: PromptBatches,
     text: TextSide,
-    decoder: Decoder,
+    decoder: D,
     work: Path,
     report: Report,
     *,
@@ -53,14 +55,15 @@ def fit_pictures(
     rates: tuple[float, float] = (3e-4, 4e-4),
     critic: Discriminator | None = None,
     seed: int = 2,
-) -> tuple[TextSide, Decoder]:
+) -> tuple[TextSide, D]:
     """Trains copies of text side and decoder; returns their averages. Resumes from `work`.
 
-    rates: of the text side and of the decoder. critic: trained beside them at 4e-4.
+    rates: of the text side, which stays as it is at 0, and of the decoder. critic: trained beside
+    them at 4e-4.
     """
     torch.manual_seed(seed)
     live_text, live_decoder = copy.deepcopy(text), copy.deepcopy(decoder)
-    live_text.train().requires_grad_(True)
+    live_text.train().requires_grad_(rates[0] > 0)
     live_decoder.train().requires_grad_(True)
     live_decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = adam((live_text.parameters(), rates[0]), (live_decoder.parameters(), rates[1]))
@@ -132,7 +135,7 @@ def fit_pictures(
             judge_optimizer.step()
         return {k: v.detach() for k, v in logged.items()}
 
-    def averaged() -> tuple[TextSide, Decoder]:
+    def averaged() -> tuple[TextSide, D]:
         parts = {
             "text": copy.deepcopy(live_text).eval(),
             "decoder": copy.deepcopy(live_decoder).eval(),

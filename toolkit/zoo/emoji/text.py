@@ -41,7 +41,7 @@ from .captions import Captions, keyword_prompt, name_prompt
 from .codes import draw, judged_rows
 from .data import STYLES, Art
 from .judge import judge, nearest_emoji
-from .model import MEANINGS, Decoder, TextSide
+from .model import MEANINGS, Decoder, Stages, TextSide
 from .wider import spoken
 
 STEPS, NAMES, WORDS, BEYOND = 8000, 112, 224, 96
@@ -207,7 +207,7 @@ def text_codes(
 
 
 def judge_prompts(
-    text: TextSide, decoder: Decoder, batches: PromptBatches, art: Art, count: int = 500
+    text: TextSide, decoder: Stages, batches: PromptBatches, art: Art, count: int = 500
 ) -> dict[str, float]:
     """Scores of pictures drawn from names, on training pairs and on held-out pairs, and of
     pictures drawn from keywords, and phrases of two keywords, that fit three emoji at least.

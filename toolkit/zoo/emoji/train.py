@@ -1,4 +1,4 @@
-"""`genedge train emoji-teacher`: from nothing, or from an earlier one, to a saved generator."""
+"""`genedge train`: emoji-teacher from nothing or from an earlier one, emoji-small from a distilled one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from genedge.runtime.errors import BadInput
 from genedge.runtime.signature import Signature, TensorSpec
-from genedge.toolkit.generator import TOKENIZER_FILE, Component, Generator, load_saved, save
+from genedge.runtime.tokenizer import PromptTokenizer
+from genedge.toolkit.generator import (
+    TOKENIZER_FILE,
+    Component,
+    Generator,
+    load_saved,
+    resolve,
+    save,
+)
+from genedge.toolkit.quantize import on_grid
 from genedge.toolkit.train import Report
 
 from . import data
@@ -33,6 +43,7 @@ from .paraphrases import kept_out
 from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
 from .scores import scores_of
 from .sharpen import Discriminator
+from .student import SmallDecoder
 from .text import PromptBatches, codes_of_names, fit_text
 from .transplant import transplanted
 from .wider import wider_words
@@ -40,6 +51,7 @@ from .wider import wider_words
 M = TypeVar("M", bound=nn.Module)
 PHASES = ["codes", "refine", "text", "joint", "sharpen"]
 REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
+ART_STEPS = 10_000  # of the small decoder, on the art
 ONWARD = 12_500  # steps of text, where a trained one is gone on from
 STORED_STEPS = 32  # of the largest weight of a row: a quarter less in a compressed history than 64
 CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
@@ -165,11 +177,11 @@ class Words:
     others: tuple[Captions, ...]
     wider: dict[str, tuple[int, ...]]
 
-    def batches(self, tokenizer: Path, codes: Tensor) -> PromptBatches:
+    def batches(self, tokenizer: PromptTokenizer, codes: Tensor) -> PromptBatches:
         """Prompts, and the codes that they should give."""
         return PromptBatches(
             self.captions,
-            load_trained(tokenizer),
+            tokenizer,
             codes,
             1,
             self.others,
@@ -215,7 +227,7 @@ def train_teacher(
         before = PromptBatches(words.captions, start.tokenizer, codes, seed=1)
         text = transplanted(known, before, load_trained(tokenizer))
     decoder, codes = fit_codes(art, work, report, start=(decoder, codes), **REFINE)  # type: ignore[arg-type]
-    batches = words.batches(tokenizer, codes)
+    batches = words.batches(load_trained(tokenizer), codes)
     text = (
         fit_text(art, batches, decoder, work, report)
         if text is None
@@ -274,6 +286,42 @@ def train(
     scores = scores_of(load_saved(out), art, cache, report)
     row = {"minutes_of_last_run": round((time.monotonic() - began) / 60, 1), "scores": scores}
     (out / "scores.json").write_text(json.dumps(row, indent=1) + "\n")
+    return out
+
+
+def train_small(
+    work: Path,
+    cache: Path,
+    out: Path,
+    report: Report,
+    force: bool = False,
+    start: Generator | None = None,
+) -> Path:
+    """The decoder of a distilled `emoji-small` goes on with the art itself; its text side stays.
+
+    What its teacher draws is all that distillation shows it; the art is sharper. start: the
+    distilled generator, `emoji-small` itself where None is given. Resumes from `work`; saves the
+    result and its scores to `out`. Raises BadInput where `start` has no small decoder.
+    """
+    start = start or resolve("emoji-small")
+    text, decoder = (c.module for c in start.components)
+    if not isinstance(text, TextSide) or not isinstance(decoder, SmallDecoder):
+        raise BadInput(f"{start.name} has no small decoder; distill one first: make small")
+    assert start.tokenizer is not None
+    art = load_data(cache, report)
+    work.mkdir(parents=True, exist_ok=True)
+    words = load_words(art, cache, work, report)
+    codes = codes_of_names(text, words.captions, start.tokenizer)
+    batches = words.batches(start.tokenizer, codes)
+    _, decoder = fit_pictures(
+        "art", art, batches, text, decoder, work, report, steps=ART_STEPS, rates=(0.0, 1e-3)
+    )
+    components = (start.components[0], replace(start.components[1], module=on_grid(decoder)))
+    note = {"pass": "train", "phases": ["art", "grid of int8"], "steps": ART_STEPS}
+    generator = replace(start, components=components, history=(*start.history, note))
+    save(generator, out, force=force, half=True)
+    scores = scores_of(load_saved(out), art, cache, report)
+    (out / "scores.json").write_text(json.dumps({"scores": scores}, indent=1) + "\n")
     return out
 
 
