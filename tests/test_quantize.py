@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from genedge.toolkit import quantize as module
 from genedge.toolkit.quantize import quantize
-from genedge.toolkit.ties import PARTS, tie_free
+from genedge.toolkit.ties import PARTS, tie_free, untie
 
 ROUND = torch.ops.quantized_decomposed.quantize_per_tensor.default
 
@@ -72,3 +72,39 @@ def test_the_mean_of_a_text_side_ends_on_such_a_grid():
     p, q = tie_free(ratio)
     assert p / q == pytest.approx(ratio, rel=1e-6)
     assert q in PARTS or q % 3 == 0
+
+
+class Product(torch.nn.Module):
+    """A product of two layers, whose result is moved before another layer reads it."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = torch.nn.Linear(8, 16), torch.nn.Linear(8, 16)
+        self.last = torch.nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return self.last((self.one(x) * self.two(x)).view(1, 4, 2, 2))
+
+
+def test_a_product_and_what_is_moved_from_it_keep_one_grid():
+    torch.manual_seed(0)
+    example = (torch.randn(1, 8),)
+    graph = module.float_graph(Product().eval(), example)
+    prepared = module.prepare_pt2e(graph, module.CommonQuantizer(portable=True))
+    for _ in range(20):
+        prepared(torch.randn(1, 8))
+    converted = module.convert_pt2e(prepared)
+    before = converted(*example)
+    assert untie(converted) == 1
+    assert (converted(*example) - before).abs().max() < before.abs().max() / 20
+    product = next(n for n in converted.graph.nodes if n.target is torch.ops.aten.mul.Tensor)
+    steps = [float(a.args[1]) for a in product.args]
+    (first,) = product.users
+    moved = next(n for n in converted.graph.nodes if n.target is torch.ops.aten.view.default)
+    (second,) = moved.users
+    assert first.target is ROUND
+    assert second.target is ROUND
+    assert first.args[1:3] == second.args[1:3]
+    ratio = steps[0] * steps[1] / first.args[1]
+    p, q = tie_free(ratio)
+    assert p / q == pytest.approx(ratio, rel=1e-6)

@@ -47,7 +47,7 @@ from .observers import (
 from .programs import example_inputs, export_module
 from .replace import FLOAT, float_graph
 from .rounding import learn_rounding
-from .ties import untie_means
+from .ties import untie
 from .weights import LARGEST
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -105,7 +105,7 @@ PARTS = (
     "bias",
     "whole-biases",
     "handed-on",
-    "means",
+    "ties",
 )
 # A clamp to [0, 1] ends in whole grey levels: 0 and 255 are exact.
 _GREY_LEVELS = FixedQParamsQuantizationSpec(
@@ -534,8 +534,8 @@ class _Tried:
         without: Collection[str],
     ) -> None:
         self.graph = convert_pt2e(copy.deepcopy(prepared))
-        if "means" not in without:
-            untie_means(self.graph)
+        if "ties" not in without:
+            untie(self.graph)
         if "flat" not in without:
             push_flat_outwards(self.graph)
         if len(component.outputs) == 1 and "bias" not in without:

@@ -25,7 +25,7 @@ SHORT = {
     "flat": "stretch before the last clamp",
     "bias": "correction of the last bias",
     "whole-biases": "biases in whole steps",
-    "means": "means without ties",
+    "ties": "means and products without ties",
     "handed-on": "one grid for what a component hands to the next",
 }
 
