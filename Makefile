@@ -103,9 +103,10 @@ bench-steady: $(VENV)/dev.stamp  ## do good artifacts pass 50 times in a row? si
 train: $(VENV)/train.stamp  ## emoji-teacher, into trained/; hours on two cores; resumes
 	nice $(BIN)/genedge train emoji-teacher --out trained --work .train --cache .cache
 
-small: $(VENV)/train.stamp $(VENV)/dev.stamp  ## emoji-small, into distilled/, from emoji-teacher; an hour or two on two cores; resumes
+small: $(VENV)/train.stamp $(VENV)/dev.stamp  ## emoji-small, into trained-small/, from emoji-teacher and the art; two or three hours on two cores; resumes
 	$(BIN)/python -m genedge.toolkit.zoo.emoji.prompts .cache > prompts.txt
 	nice $(BIN)/genedge distill emoji-teacher --student genedge.toolkit.zoo.emoji.small:begun --components image --prompts prompts.txt --steps 12000 --batch 32 --rate 1.5e-3 --out distilled --force
+	nice $(BIN)/genedge train emoji-small --start distilled --out trained-small --work .train-small --cache .cache --force
 
 evaluate: $(VENV)/train.stamp  ## scores of the bundled generators against the real art
 	for model in emoji emoji-teacher emoji-small; do echo $$model; $(BIN)/genedge evaluate $$model --cache .cache; done

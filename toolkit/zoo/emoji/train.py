@@ -51,7 +51,7 @@ from .wider import wider_words
 M = TypeVar("M", bound=nn.Module)
 PHASES = ["codes", "refine", "text", "joint", "sharpen"]
 REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
-ART_STEPS = 10_000  # of the small decoder, on the art
+ART_STEPS, SMALL_SHARPEN_STEPS = 10_000, 500  # of the small decoder, on the art
 ONWARD = 12_500  # steps of text, where a trained one is gone on from
 STORED_STEPS = 32  # of the largest weight of a row: a quarter less in a compressed history than 64
 CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
@@ -316,8 +316,20 @@ def train_small(
     _, decoder = fit_pictures(
         "art", art, batches, text, decoder, work, report, steps=ART_STEPS, rates=(0.0, 1e-3)
     )
+    _, decoder = fit_pictures(
+        "sharpen",
+        art,
+        batches,
+        text,
+        decoder,
+        work,
+        report,
+        steps=SMALL_SHARPEN_STEPS,
+        rates=(0.0, 2e-4),
+        critic=Discriminator(),
+    )
     components = (start.components[0], replace(start.components[1], module=on_grid(decoder)))
-    note = {"pass": "train", "phases": ["art", "grid of int8"], "steps": ART_STEPS}
+    note = {"pass": "train", "phases": ["art", "sharpen", "grid of int8"]}
     generator = replace(start, components=components, history=(*start.history, note))
     save(generator, out, force=force, half=True)
     scores = scores_of(load_saved(out), art, cache, report)
