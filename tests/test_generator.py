@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from genedge.runtime.errors import BadInput
 from genedge.toolkit import generator as module
 from genedge.toolkit.generator import load_saved, resolve, save
-from genedge.toolkit.quantize import OBSERVERS, CommonQuantizer, Int8Embedding, quantize
+from genedge.toolkit.quantize import OBSERVERS, Int8Embedding, quantize
+from genedge.toolkit.quantizer import CommonQuantizer
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from genedge.runtime import artifact as artifacts
 from genedge.runtime.metrics import sqnr
 from genedge.toolkit.bias import round_biases
 from genedge.toolkit.programs import export_module
-from genedge.toolkit.quantize import CommonQuantizer
+from genedge.toolkit.quantizer import CommonQuantizer
 
 
 class Around(nn.Module):

@@ -295,7 +295,8 @@ def test_ranges_of_both_ways_come_from_one_walk(saved):
     from genedge.toolkit.pipeline import with_components
     from genedge.toolkit.pipeline_precision import _calibrate, _late_weights, _same_ranges
     from genedge.toolkit.programs import example_inputs, export_module
-    from genedge.toolkit.quantize import OBSERVERS, CommonQuantizer
+    from genedge.toolkit.quantize import OBSERVERS
+    from genedge.toolkit.quantizer import CommonQuantizer
 
     generator = load_pipeline(saved("turbo"), **WALKS["turbo"])
     unet = generator.components[1]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from genedge.toolkit import quantize as module
 from genedge.toolkit.quantize import quantize
+from genedge.toolkit.quantizer import MOVES, CommonQuantizer
 from genedge.toolkit.ties import PARTS, tie_free, untie
 
 ROUND = torch.ops.quantized_decomposed.quantize_per_tensor.default
@@ -22,7 +23,7 @@ def grids(graph, name):
         for user in left.pop().users:
             if user.target is ROUND:
                 found.append((user.args[1], user.args[2]))
-            elif user.target in module._MOVES:
+            elif user.target in MOVES:
                 left.append(user)
     return found
 
@@ -90,7 +91,7 @@ def test_a_product_and_what_is_moved_from_it_keep_one_grid():
     torch.manual_seed(0)
     example = (torch.randn(1, 8),)
     graph = module.float_graph(Product().eval(), example)
-    prepared = module.prepare_pt2e(graph, module.CommonQuantizer(portable=True))
+    prepared = module.prepare_pt2e(graph, CommonQuantizer(portable=True))
     for _ in range(20):
         prepared(torch.randn(1, 8))
     converted = module.convert_pt2e(prepared)

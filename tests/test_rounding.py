@@ -9,7 +9,8 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
 from genedge.toolkit.grids import with_grids
 from genedge.toolkit.programs import export_module
-from genedge.toolkit.quantize import CommonQuantizer, on_grid, quantize
+from genedge.toolkit.quantize import on_grid, quantize
+from genedge.toolkit.quantizer import CommonQuantizer
 from genedge.toolkit.rounding import (
     _rows,
     _spread,

@@ -24,7 +24,8 @@ from genedge.runtime.picture import to_pixels
 
 from .generator import Generator, golden_seed
 from .grids import Grid, with_grids
-from .quantize import ACTIVATIONS, LAYERS, Quantized, calibrate, layer_name, quantize, simulated
+from .quantize import Quantized, calibrate, quantize, simulated
+from .quantizer import ACTIVATIONS, LAYERS, layer_name
 from .taps import full_name
 
 RANK_PROMPTS = 8

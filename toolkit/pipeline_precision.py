@@ -30,7 +30,8 @@ from .bias import round_biases
 from .generator import Component
 from .pipeline import SampledGenerator, with_components
 from .programs import example_inputs, export_module
-from .quantize import OBSERVERS, CommonQuantizer, Int8Embedding, Quantized, used_tensors
+from .quantize import OBSERVERS, Int8Embedding, Quantized, used_tensors
+from .quantizer import CommonQuantizer
 
 FLOAT, INT8, WEIGHTS, AUTO = "float", "int8", "weights-int8", "auto"
 PLANS = (FLOAT, INT8, WEIGHTS, AUTO)

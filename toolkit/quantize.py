@@ -1,8 +1,7 @@
 """One static int8 graph per component, made from the float generator, for all three targets.
 
-PT2E of torchao: our quantizer annotates what XNNPACK, ONNX Runtime and OpenVINO all fuse
-(convolution or linear layer, addition, multiplication, each with the ReLU or clamp behind it), so
-that the same integers are computed everywhere. Weights are symmetric per output channel,
+PT2E of torchao: our quantizer (quantizer.py) annotates what XNNPACK, ONNX Runtime and OpenVINO all
+fuse, so that the same integers are computed everywhere. Weights are symmetric per output channel,
 activations asymmetric per tensor. x86 without VNNI adds pairs of products in 16 bits; under the CPU
 profile `portable` those output channels whose weights could overflow that get a coarser step, just
 as coarse as needed (see saturation.py).
@@ -21,31 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import (
-    FixedQParamsObserver,
-    HistogramObserver,
-    MinMaxObserver,
-)
+from torchao.quantization.pt2e import FixedQParamsObserver, HistogramObserver, MinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-from torchao.quantization.pt2e.quantizer import (
-    FixedQParamsQuantizationSpec,
-    QuantizationAnnotation,
-    QuantizationSpec,
-    Quantizer,
-    SharedQuantizationSpec,
-)
+from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
 from .bias import correct_last_bias, push_flat_outwards, round_biases
 from .equalize import equalize
 from .generator import Component, Generator
-from .observers import (
-    PerChannelSquaredErrorObserver,
-    PerChannelTransposedObserver,
-    PortablePerChannelTransposedObserver,
-    PortableWeightObserver,
-)
+from .observers import PortableWeightObserver
 from .programs import example_inputs, export_module
-from .replace import FLOAT, float_graph
+from .quantizer import GREY_LEVELS, CommonQuantizer
+from .replace import float_graph
 from .rounding import learn_rounding
 from .ties import untie
 from .weights import LARGEST
@@ -53,34 +38,6 @@ from .weights import LARGEST
 Module = TypeVar("Module", bound=nn.Module)
 Train = Callable[[Component, GraphModule], GraphModule]
 _aten = torch.ops.aten
-_WEIGHTED = {_aten.conv2d.default, _aten.linear.default}
-_TRANSPOSED = _aten.conv_transpose2d.input
-_BINARY = {_aten.add.Tensor, _aten.mul.Tensor}
-ACTIVATIONS = {_aten.relu.default, _aten.hardtanh.default}
-# What counts as a layer where losses are told apart: the weighted ones first.
-LAYERS = (
-    _aten.conv2d.default,
-    _aten.linear.default,
-    _TRANSPOSED,
-    _aten.add.Tensor,
-    _aten.mul.Tensor,
-)
-_MOVES = {
-    _aten.view.default,
-    _aten.reshape.default,
-    _aten.permute.default,
-    _aten.transpose.int,
-    _aten.unsqueeze.default,
-    _aten.flatten.using_ints,
-    _aten.pixel_shuffle.default,
-}
-# What gives nothing but numbers of its input.
-_COPIES = _MOVES | {
-    _aten.transpose.int,
-    _aten.upsample_nearest2d.vec,
-    _aten.upsample_nearest2d.default,
-}
-_KEY = "quantization_annotation"
 _READ = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 # Ways to set the range of an activation; each component takes the one that serves it better.
 OBSERVERS: dict[str, Any] = {
@@ -107,21 +64,6 @@ PARTS = (
     "handed-on",
     "ties",
 )
-# A clamp to [0, 1] ends in whole grey levels: 0 and 255 are exact.
-_GREY_LEVELS = FixedQParamsQuantizationSpec(
-    dtype=torch.int8,
-    scale=1 / 255,
-    zero_point=-128,
-    quant_min=-128,
-    quant_max=127,
-    qscheme=torch.per_tensor_affine,
-)
-# A last clamp by its bounds. Zero must be a whole number: 256 levels of [-1, 1] would all end half
-# a grey level too high, so it gets 255, of which both ends and the middle are exact.
-_LAST_LEVELS = {
-    (0.0, 1.0): _GREY_LEVELS,
-    (-1.0, 1.0): replace(_GREY_LEVELS, scale=1 / 127, zero_point=0),
-}
 
 
 @dataclass(frozen=True)
@@ -192,119 +134,6 @@ def on_grid(module: Module) -> Module:
     return module
 
 
-class CommonQuantizer(Quantizer):  # type: ignore[misc]
-    """Annotates what all three targets fuse; `keep` names modules that stay float."""
-
-    def __init__(
-        self,
-        portable: bool = False,
-        keep: Iterable[str] = (),
-        observer: Any = HistogramObserver,
-        levels: Mapping[str, QuantizationSpec] | None = None,
-    ) -> None:
-        super().__init__()
-        weight = PortableWeightObserver if portable else PerChannelSquaredErrorObserver
-        self.activation = QuantizationSpec(
-            dtype=torch.int8,
-            observer_or_fake_quant_ctr=observer.with_args(eps=2**-12),
-            quant_min=-128,
-            quant_max=127,
-            qscheme=torch.per_tensor_affine,
-        )
-        self.weight = QuantizationSpec(
-            dtype=torch.int8,
-            observer_or_fake_quant_ctr=weight.with_args(eps=2**-16),
-            quant_min=-127,
-            quant_max=127,
-            qscheme=torch.per_channel_symmetric,
-            ch_axis=0,
-        )
-        transposed = (
-            PortablePerChannelTransposedObserver if portable else PerChannelTransposedObserver
-        )
-        self.transposed = replace(
-            self.weight,
-            observer_or_fake_quant_ctr=transposed.with_args(eps=2**-16),
-            ch_axis=1,
-        )
-        self.keep = tuple(keep)
-        self.levels = dict(levels or {})
-
-    def _input(self, node: Node) -> QuantizationSpec:
-        """How what a layer reads is rounded: pictures, enlarged or not, and words of an int8 table
-        keep the levels that they have."""
-        source: Any = node
-        while source.target in _COPIES:
-            source = source.args[0]
-        return self.levels.get(source.name, self.activation)
-
-    def _kept(self, node: Node) -> bool:
-        if FLOAT in node.meta:
-            return True
-        stack = node.meta.get("nn_module_stack") or {}
-        paths = [path for path, _ in stack.values()]
-        name = layer_name(node)
-        return name in self.keep or any(
-            p == k or p.startswith(k + ".") for p in paths for k in self.keep
-        )
-
-    def annotate(self, model: GraphModule) -> GraphModule:
-        for node in model.graph.nodes:
-            if node.op != "call_function" or self._kept(node):
-                continue
-            if node.target in _WEIGHTED:
-                inputs = {node.args[0]: self._input(node.args[0]), node.args[1]: self.weight}
-            elif node.target is _TRANSPOSED and _one_group(node):
-                inputs = {node.args[0]: self._input(node.args[0]), node.args[1]: self.transposed}
-            elif node.target in _BINARY and all(_is_float(a) for a in node.args[:2]):
-                inputs = {a: self._input(a) for a in node.args[:2]}
-            elif (source := _moved(node)) is not None and _KEY in source.meta:
-                shared = SharedQuantizationSpec(source)
-                node.meta[_KEY] = QuantizationAnnotation({source: shared}, shared, True)
-                continue
-            else:
-                continue
-            users = list(node.users)
-            last = users[0] if len(users) == 1 and users[0].target in ACTIVATIONS else node
-            output = _last_levels(last) or self.activation
-            if last is node:
-                node.meta[_KEY] = QuantizationAnnotation(inputs, output, True)
-            else:
-                node.meta[_KEY] = QuantizationAnnotation(inputs, None, True)
-                last.meta[_KEY] = QuantizationAnnotation({}, output, True)
-        return model
-
-    def validate(self, model: GraphModule) -> None:
-        return None
-
-
-def _is_float(value: object) -> bool:
-    if not isinstance(value, Node) or value.target in (_aten.to.dtype, _aten._to_copy.default):
-        return False
-    tensor = value.meta.get("val")
-    return isinstance(tensor, Tensor) and tensor.dtype == torch.float32
-
-
-def _one_group(node: Node) -> bool:
-    """Whether a transposed convolution mixes all channels: XNNPACK has no others in int8."""
-    return len(node.args) <= 6 or bool(node.args[6] == 1)
-
-
-def _moved(node: Node) -> Node | None:
-    """What a node only moves or repeats; None where it computes."""
-    if node.target is _aten.cat.default:
-        parts = set(node.args[0])  # type: ignore[arg-type]
-        return parts.pop() if len(parts) == 1 else None
-    return node.args[0] if node.target in _MOVES else None  # type: ignore[return-value]
-
-
-def _last_levels(node: Node) -> QuantizationSpec | None:
-    if node.target is not _aten.hardtanh.default:
-        return None
-    bounds: Any = tuple(node.args[1:3])
-    return _LAST_LEVELS.get(bounds)
-
-
 def calibrate(
     generator: Generator,
     ways: Mapping[str, Iterable[str]],
@@ -365,12 +194,13 @@ def calibrate(
 
 def handed_on(component: Component, graph: GraphModule) -> dict[str, tuple[float, int]]:
     """By output of a converted component: scale and zero point of the grid that it ends on."""
-    (results,) = next(n for n in graph.graph.nodes if n.op == "output").args
+    results: Any = next(n for n in graph.graph.nodes if n.op == "output").args[0]
     results = results if isinstance(results, (tuple, list)) else (results,)
+    ends: list[tuple[str, Any]] = list(zip(component.outputs, results, strict=True))
     return {
         name: (float(node.args[1]), int(node.args[2]))
-        for name, node in zip(component.outputs, results, strict=True)
-        if isinstance(node, Node) and node.target is _READ
+        for name, node in ends
+        if getattr(node, "target", None) is _READ
     }
 
 
@@ -416,11 +246,11 @@ def known_levels(
         step = (spec.high - spec.low) / 255 if spec else 0.0
         zero = -128 - round(spec.low / step) if spec else 0
         if spec and -128 <= zero <= 127 and abs(spec.low / step - round(spec.low / step)) < 1e-6:
-            found[place] = replace(_GREY_LEVELS, scale=step, zero_point=zero)
+            found[place] = replace(GREY_LEVELS, scale=step, zero_point=zero)
     for node in graph.graph.nodes:
         step = _step_of_table(node)
         if step:
-            found[node.name] = replace(_GREY_LEVELS, scale=step, zero_point=0)
+            found[node.name] = replace(GREY_LEVELS, scale=step, zero_point=0)
     return found
 
 
@@ -443,16 +273,6 @@ def _compared(generator: Generator, calibration: int) -> list[dict[str, Tensor]]
 
 def _within(kept: str, component: str) -> bool:
     return kept.startswith((f"{component}.", f"{component}:"))
-
-
-def layer_name(node: Node) -> str:
-    """A layer's name under the float module: its path; ":" and the node's name for a sum or product.
-
-    Sums and products have no module of their own: they are named after the one that computes them.
-    """
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = str(stack[-1][0]) if stack else ""
-    return path if node.target in LAYERS[:3] else f"{path}:{node.name}"
 
 
 def quantize(

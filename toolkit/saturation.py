@@ -90,7 +90,7 @@ def preflight(small: Mapping[str, GraphModule]) -> list[Risk]:
 
     Activations may be anything from 0 to 255: calibrated ranges are mapped onto all of it.
     """
-    from .quantize import LAYERS, layer_name
+    from .quantizer import LAYERS, layer_name
     from .taps import full_name
 
     found = []

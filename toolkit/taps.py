@@ -29,7 +29,8 @@ from genedge.runtime.silence import silenced
 from .generator import Generator
 from .programs import example_inputs, export_module
 from .progress import Report
-from .quantize import ACTIVATIONS, LAYERS, Quantized, layer_name
+from .quantize import Quantized
+from .quantizer import ACTIVATIONS, LAYERS, layer_name
 from .replace import float_graph
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default

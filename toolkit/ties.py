@@ -14,19 +14,12 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from .quantizer import MOVES
+
 _aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-_MOVES = (
-    _aten.flatten.using_ints,
-    _aten.view.default,
-    _aten.reshape.default,
-    _aten.permute.default,
-    _aten.transpose.int,
-    _aten.unsqueeze.default,
-    _aten.pixel_shuffle.default,
-    _aten.cat.default,
-)
+_KEEPS = MOVES | {_aten.cat.default}
 PARTS = range(65, 129, 2)  # denominators tried: a grid moves by 0.4 % at most
 
 
@@ -46,7 +39,7 @@ def _rounded(node: Node) -> Node | None:
         (node,) = node.users
         if node.target is _QUANTIZE:
             return node
-        if node.target not in (*_MOVES, _aten.relu.default):
+        if node.target not in _KEEPS | {_aten.relu.default}:
             return None
     return None
 
@@ -58,7 +51,7 @@ def _change(rounding: Node, new: float) -> None:
     for read in list(rounding.users):
         read.update_arg(1, new)
         for moved in list(read.users):
-            if moved.target in _MOVES:
+            if moved.target in _KEEPS:
                 for again in list(moved.users):
                     if again.target is _QUANTIZE and again.args[1] == old:
                         _change(again, new)
@@ -73,8 +66,8 @@ def _step_read(node: Node) -> float:
         step = float(source.args[1])
         while "val" not in source.meta and source.args:
             source = source.args[0]
-        shape = source.meta["val"].shape
-        return step / math.prod(int(shape[axis]) for axis in node.args[1])  # type: ignore[union-attr, arg-type]
+        axes: Any = node.args[1]
+        return step / float(math.prod(int(source.meta["val"].shape[axis]) for axis in axes))
     if node.target is _aten.mul.Tensor:
         factors: Any = node.args[:2]
         if all(isinstance(f, Node) and f.target is _DEQUANTIZE for f in factors):

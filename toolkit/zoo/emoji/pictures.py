@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from genedge.toolkit.train import (
     Average,
@@ -69,7 +69,7 @@ def fit_pictures(
     optimizer = adam((live_text.parameters(), rates[0]), (live_decoder.parameters(), rates[1]))
 
     def live() -> dict[str, Tensor]:
-        both = {"text": live_text, "decoder": live_decoder}
+        both: dict[str, nn.Module] = {"text": live_text, "decoder": live_decoder}
         return {f"{k}.{n}": p for k, m in both.items() for n, p in m.named_parameters()}
 
     average = Average(live())
@@ -136,7 +136,7 @@ def fit_pictures(
         return {k: v.detach() for k, v in logged.items()}
 
     def averaged() -> tuple[TextSide, D]:
-        parts = {
+        parts: dict[str, nn.Module] = {
             "text": copy.deepcopy(live_text).eval(),
             "decoder": copy.deepcopy(live_decoder).eval(),
         }
