@@ -317,7 +317,7 @@ def train_small(
         "art", art, batches, text, decoder, work, report, steps=ART_STEPS, rates=(0.0, 1e-3)
     )
     _, decoder = fit_pictures(
-        "sharpen",
+        "art-sharpen",  # a name of its own: the teacher may have the same folder
         art,
         batches,
         text,
