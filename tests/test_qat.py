@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from jsonschema import Draft202012Validator
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
@@ -85,7 +86,8 @@ def test_new_prompts_are_made_of_known_words():
     assert new_prompt(("",), random) == ""
 
 
-def test_an_export_is_trained_says_so_and_is_blamed_as_it_is(generator, loose, tmp_path):
+def test_an_export_is_trained_says_so_and_is_blamed_as_it_is(loose, tmp_path):
+    generator = tiny.tiny(seed=3)  # one that training serves: where it does not, it is not taken
     (one,) = export(generator, ["onnx"], out=tmp_path, limits=loose, qat=20)
     artifact = read_artifact(one.directory)
     row = json.loads((one.directory / "manifest.json").read_text())
