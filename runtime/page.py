@@ -61,7 +61,7 @@ def to_html(report: Report) -> str:
         gradient=Markup(charts.heat_gradient()),
         heat_full=HEAT_FULL,
         changes=[cells_of(c) for c in report.changes],
-        between=[(b.first, b.second, f"{b.mean:.1f}", f"{b.worst:.1f}") for b in report.between],
+        between=[b.cells for b in report.between],
         rows=[(r.artifact, r.metric, shown(r), r.limit, r.state, r.note) for r in report.rows],
         prompts=report.details[0]["prompts"] if report.details else 0,
         about=about,

@@ -14,7 +14,7 @@ from rich.table import Table
 from . import host
 from .baseline import Change
 from .bench import to_rows
-from .verdict import Report, Row
+from .verdict import BETWEEN, Report, Row
 
 JSON_SCHEMA = 1
 
@@ -42,9 +42,9 @@ def to_tables(report: Report) -> list[Table]:
     """For the terminal: a line per metric; artifacts against each other; what changed."""
     tables = [to_table(report)]
     if report.between:
-        table = _table("pictures of", "and of", "mean dB", "worst dB", right=(2, 3))
+        table = _table(*BETWEEN, right=(2, 3, 4))
         for pair in report.between:
-            table.add_row(pair.first, pair.second, f"{pair.mean:.1f}", f"{pair.worst:.1f}")
+            table.add_row(*pair.cells)
         tables.append(table)
     if report.changes:
         table = _table("artifact", "metric", "accepted", "now", "change", right=(2, 3))
@@ -183,8 +183,7 @@ def to_markdown(report: Report) -> str:
     lines += [*_markdown(head, rows), "", "</details>", ""]
     if report.between:
         lines += ["<details><summary>Artifacts against each other</summary>", ""]
-        pairs = [(b.first, b.second, f"{b.mean:.1f}", f"{b.worst:.1f}") for b in report.between]
-        lines += _markdown(("pictures of", "and of", "mean dB", "worst dB"), pairs)
+        lines += _markdown(BETWEEN, [b.cells for b in report.between])
         lines += ["", "</details>", ""]
     about = host.about()
     lines.append(f"{about['cpu']}, profile {about['profile']}, {about['cores']} core(s)")

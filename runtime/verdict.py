@@ -91,12 +91,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Between:
-    """How far the pictures of two artifacts are from one another: PSNR in dB, mean and lowest."""
+    """How far the pictures of two artifacts are from one another: PSNR in dB, mean and lowest, and how
+    many of `prompts` pictures are the same in every pixel."""
 
     first: str
     second: str
     mean: float
     worst: float
+    alike: int
+    prompts: int
+
+    @property
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """As tables show it."""
+        count = f"{self.alike} of {self.prompts}"
+        return self.first, self.second, f"{self.mean:.1f}", f"{self.worst:.1f}", count
+
+
+BETWEEN = ("pictures of", "and of", "mean dB", "worst dB", "bit for bit alike")
 
 
 @dataclass(frozen=True)

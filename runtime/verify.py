@@ -182,9 +182,11 @@ def _between(
                 continue
             if pictures[first].shape[1:] != pictures[second].shape[1:]:
                 continue
-            pairs = zip(pictures[first], pictures[second], strict=True)
+            pairs = list(zip(pictures[first], pictures[second], strict=True))
             scores = [picture_psnr(a, b) for a, b in pairs]
-            rows.append(Between(first, second, float(np.mean(scores)), float(np.min(scores))))
+            alike = sum(np.array_equal(a, b) for a, b in pairs)
+            mean, worst = float(np.mean(scores)), float(np.min(scores))
+            rows.append(Between(first, second, mean, worst, alike, len(pairs)))
     return tuple(rows)
 
 

@@ -42,7 +42,7 @@ def report():
         timing = Timing(1, times, times + 0.1, {})
         benched.append(Benched(name, read_artifact(BUNDLED), np.array([0.5]), 10**8, (timing,)))
     changes = (Change("emoji-onnx-int8", "psnr_db", 33.0, 31.0, "regress", True),)
-    between = (Between("emoji-onnx-fp32", "emoji-onnx-int8", 31.0, 26.0),)
+    between = (Between("emoji-onnx-fp32", "emoji-onnx-int8", 31.0, 26.0, 3, 64),)
     bench = Bench(tuple(benched), (), "")
     return Report(tuple(rows), tuple(details), between, changes, bench, shown)
 

@@ -87,7 +87,7 @@ def test_new_prompts_are_made_of_known_words():
 
 
 def test_an_export_is_trained_says_so_and_is_blamed_as_it_is(loose, tmp_path):
-    generator = tiny.tiny(seed=3)  # one that training serves: where it does not, it is not taken
+    generator = tiny.tiny(seed=6)  # one that training serves: where it does not, it is not taken
     (one,) = export(generator, ["onnx"], out=tmp_path, limits=loose, qat=20)
     artifact = read_artifact(one.directory)
     row = json.loads((one.directory / "manifest.json").read_text())

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from genedge.toolkit import quantize as module
 from genedge.toolkit.quantize import quantize
 from genedge.toolkit.quantizer import MOVES, CommonQuantizer
-from genedge.toolkit.ties import PARTS, tie_free, untie
+from genedge.toolkit.ties import (
+    PARTS,
+    tie_free,
+    tie_free_steps,
+    tie_free_sum,
+    untie,
+    untie_layers,
+)
 
 ROUND = torch.ops.quantized_decomposed.quantize_per_tensor.default
 
@@ -62,6 +70,24 @@ def test_a_sum_times_the_ratio_is_never_near_a_tie(ratio, total):
     assert math.gcd(q, 2) == 1
 
 
+@given(st.floats(0.02, 50), st.floats(0.02, 50))
+def test_both_ratios_of_a_sum_have_one_odd_denominator(one, two):
+    p, r, q = tie_free_sum(one, two)
+    assert q % 2 == 1
+    assert p / q == pytest.approx(one, rel=0.07)
+    assert r / q == pytest.approx(two, rel=0.07)
+
+
+@given(st.lists(st.floats(1e-6, 4), min_size=1, max_size=5), st.integers(-(2**20), 2**20))
+def test_a_layers_sum_times_its_ratio_is_never_near_a_tie(ratios, total):
+    steps = tie_free_steps(np.array(ratios))
+    assert np.abs(steps / ratios - 1).max() < 1e-3
+    for step in steps:
+        value = total * step
+        if abs(value) < 300:  # what is not clipped
+            assert abs(abs(value) % 1 - 0.5) > 0.9 * min(1 / 4096, step / 192)
+
+
 def test_the_mean_of_a_text_side_ends_on_such_a_grid():
     graph = quantize(tiny.tiny()).graphs["text"]
     mean = next(n for n in graph.graph.nodes if n.target is torch.ops.aten.mean.dim)
@@ -85,6 +111,66 @@ class Product(torch.nn.Module):
 
     def forward(self, x):
         return self.last((self.one(x) * self.two(x)).view(1, 4, 2, 2))
+
+
+class Residual(torch.nn.Module):
+    """A sum of a stream and what a layer adds to it, twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.one, self.two = (torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+        self.last = torch.nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        x = torch.relu(x + self.one(x))
+        return self.last(torch.relu(x + self.two(x)))
+
+
+def converted(net, example, count=20):
+    graph = module.float_graph(net.eval(), example)
+    prepared = module.prepare_pt2e(graph, CommonQuantizer(portable=True))
+    for _ in range(count):
+        prepared(*(torch.randn_like(x) for x in example))
+    return module.convert_pt2e(prepared)
+
+
+def test_terms_and_results_of_sums_have_ratios_without_ties():
+    torch.manual_seed(0)
+    example = (torch.randn(1, 4, 8, 8),)
+    graph = converted(Residual(), example)
+    before = graph(*example)
+    assert untie(graph) == 2
+    for node in graph.graph.nodes:
+        if node.target is not torch.ops.aten.add.Tensor:
+            continue
+        (relu,) = node.users
+        (result,) = relu.users
+        ratios = [float(term.args[1]) / float(result.args[1]) for term in node.args]
+        assert any(
+            all(abs(r * q - round(r * q)) < 1e-6 * q and round(r * q) > 0 for r in ratios)
+            for q in PARTS
+        )
+    assert untie_layers(graph) == 4
+    assert (graph(*example) - before).abs().max() < before.abs().max() / 20
+
+
+def test_a_sum_of_two_settled_terms_stays():
+    """The stream is read by a sum of its own before: neither term can move again."""
+
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = (torch.nn.Conv2d(4, 4, 1) for _ in range(2))
+
+        def forward(self, x):
+            a, b = self.one(x), self.two(x)
+            first = torch.relu(a + b)
+            return first + a
+
+    torch.manual_seed(0)
+    graph = converted(Twice(), (torch.randn(1, 4, 4, 4),))
+    assert untie(graph) == 1
 
 
 def test_a_product_and_what_is_moved_from_it_keep_one_grid():

@@ -18,6 +18,7 @@ from genedge.runtime.artifact import (
 from genedge.runtime.bootstrap import sample_bounds
 from genedge.runtime.child import run_in_child
 from genedge.runtime.errors import EnvironmentFailed, GenedgeError
+from genedge.runtime.metrics import picture_psnr
 from genedge.runtime.report import headline
 from genedge.runtime.run import load
 from genedge.runtime.verify import Limits, judge, verify
@@ -230,3 +231,16 @@ def test_pictures_that_are_none_make_one_row_with_examples(copy_of):
 def judged_with(folder, odd):
     found = run_in_child("measure", directory=str(folder), prompts=None, threads=1)
     return judge(read_artifact(folder), found | {"suspicious": odd}, FREE)
+
+
+def test_int8_artifacts_draw_the_same_pixels(artifacts, generator):
+    """ONNX Runtime and ExecuTorch bit for bit, whatever the prompt; OpenVINO but for a rare step."""
+    pipelines = {target: load(artifacts[target, "int8"], threads=1) for target in TARGETS}
+    prompts = [*generator.golden, *generator.calibration[:24]]
+    near = []
+    for seed, prompt in enumerate(prompts):
+        drawn = {t: p.pixels(p.prepare(prompt, seed)) for t, p in pipelines.items()}
+        assert np.array_equal(drawn["onnx"], drawn["executorch"]), prompt
+        near.append(picture_psnr(drawn["onnx"], drawn["openvino"]))
+    assert np.median(near) == 100
+    assert min(near) > 40

@@ -29,10 +29,10 @@ from .equalize import equalize
 from .generator import Component, Generator
 from .observers import PortableWeightObserver
 from .programs import example_inputs, export_module
-from .quantizer import GREY_LEVELS, CommonQuantizer
+from .quantizer import GREY_LEVELS, MOVES, CommonQuantizer
 from .replace import float_graph
 from .rounding import learn_rounding
-from .ties import untie
+from .ties import untie, untie_layers
 from .weights import LARGEST
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -216,18 +216,25 @@ def take_levels(
         if name not in levels:
             continue
         scale, zero = levels[name]
-        for user in place.users:
-            if user.op != "call_module":
-                continue
-            known: Any = prepared.get_submodule(str(user.target))
-            if not hasattr(known, "calculate_qparams"):
-                continue  # the guards of an exported module
-            fixed = FixedQParamsObserver(
-                scale, zero, torch.int8, torch.per_tensor_affine, -128, 127
-            )
-            for other, module in list(prepared.named_modules(remove_duplicate=False)):
-                if module is known:
-                    setattr(prepared, other, fixed)
+        left, seen = [place], set()
+        while left:  # the place, and what only moves its numbers
+            for user in left.pop().users:
+                if user.op == "call_module":
+                    _fix(prepared, str(user.target), scale, zero)
+                if user not in seen and (user.op == "call_module" or user.target in MOVES):
+                    seen.add(user)
+                    left.append(user)
+
+
+def _fix(prepared: GraphModule, target: str, scale: float, zero: int) -> None:
+    """Gives an observer this grid, wherever it is used; leaves the guards of an exported module."""
+    known = prepared.get_submodule(target)
+    if not hasattr(known, "calculate_qparams"):
+        return
+    fixed = FixedQParamsObserver(scale, zero, torch.int8, torch.per_tensor_affine, -128, 127)
+    for name, module in list(prepared.named_modules(remove_duplicate=False)):
+        if module is known:
+            setattr(prepared, name, fixed)
 
 
 def known_levels(
@@ -360,6 +367,8 @@ class _Tried:
             push_flat_outwards(self.graph)
         if len(component.outputs) == 1 and "bias" not in without:
             correct_last_bias(self.graph, fed, [t[component.outputs[0]] for t in wanted])
+        if "ties" not in without:
+            untie_layers(self.graph)
         if "whole-biases" not in without:
             round_biases(self.graph)
         self.outputs = _outputs(self.graph, fed)

@@ -1,9 +1,10 @@
-"""Means and products of int8 values whose results never lie halfway between two steps of their grid.
+"""int8 layers, sums, products and means whose results never lie halfway between two steps of their grid.
 
-Runtimes compute them in float32, each in an order of its own. Where the exact result is a tie, or
-nearly one, the last bit decides which way it is rounded, and pictures differ by a step. A whole
-number times p/q, q odd, is never nearer to a tie than 1/(2 q): so the step of what is read (of a
-product: both, multiplied) and the step of the result are given such a ratio.
+Runtimes scale whole numbers to the next grid in float32, each in an order of its own. Where the
+exact result is a tie, or nearly one, the last bit decides which way it is rounded, and pictures
+differ by a step. A whole number times p/q, q odd, is never nearer to a tie than 1/(2 q): so the step
+of what is read (of a product: both, multiplied; of a layer: input and weight) and the step of the
+result are given such a ratio.
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
-from .quantizer import MOVES
+from .quantizer import ACTIVATIONS, LAYERS, MOVES
 
 _aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+_PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
 _KEEPS = MOVES | {_aten.cat.default}
+_WEIGHTED = LAYERS[:3]
 PARTS = range(65, 129, 2)  # denominators tried: a grid moves by 0.4 % at most
+# Of the weights of a layer: an output channel's step moves by a few parts in 100,000, and 1/(2 q)
+# is still ten times what a float32 product of up to 128 is wrong by.
+WEIGHT_PARTS = range(1025, 2049, 2)
 
 
 def tie_free(ratio: float) -> tuple[int, int]:
@@ -33,15 +40,62 @@ def tie_free(ratio: float) -> tuple[int, int]:
     return min(pairs, key=lambda pair: abs(pair[0] / pair[1] - ratio))
 
 
-def _rounded(node: Node) -> Node | None:
-    """The rounding behind a node, and behind what only moves its result."""
+def tie_free_sum(one: float, two: float) -> tuple[int, int, int]:
+    """(p, r, q): p/q and r/q come nearest to two ratios above 0; q is odd and one of PARTS, or one of
+    these times a power of 3 where a ratio is small."""
+    odd = 1
+    while min(one, two) * odd * PARTS[-1] < 16:
+        odd *= 3
+
+    def moved(p: int, r: int, q: int) -> float:
+        return max(abs(p / q / one - 1), abs(r / q / two - 1))
+
+    found = [(max(1, round(one * q * odd)), max(1, round(two * q * odd)), q * odd) for q in PARTS]
+    return min(found, key=lambda triple: moved(*triple))
+
+
+def tie_free_steps(ratios: np.ndarray) -> np.ndarray:
+    """float64 (C,): the fractions p/q nearest to `ratios`, float64 (C,) above 0, whose q is odd: one
+    of WEIGHT_PARTS, or one of these times a power of 3 where a ratio is small."""
+    odd = np.ones_like(ratios)
+    while (small := ratios * odd * WEIGHT_PARTS[0] < 16).any() and odd.max() < 3**12:
+        odd[small] *= 3
+    q = odd[:, None] * np.array(WEIGHT_PARTS, np.float64)
+    found = np.maximum(1, np.round(ratios[:, None] * q)) / q
+    best = np.abs(found - ratios[:, None]).argmin(1)
+    nearest: np.ndarray = found[np.arange(len(ratios)), best]
+    return nearest
+
+
+def _rounded(node: Node, through: frozenset[Any] = frozenset({_aten.relu.default})) -> Node | None:
+    """The rounding behind a node, and behind what only moves its result or is in `through`."""
     while len(node.users) == 1:
         (node,) = node.users
         if node.target is _QUANTIZE:
             return node
-        if node.target not in _KEEPS | {_aten.relu.default}:
+        if node.target not in _KEEPS | through:
             return None
     return None
+
+
+def _origin(read: Node) -> Node:
+    """The rounding that a value got first, of one that was read, moved and rounded alike again."""
+    rounding: Any = read.args[0]
+    while rounding.args[0].target in _KEEPS:
+        moved = rounding.args[0].args[0]
+        moved = moved[0] if isinstance(moved, (list, tuple)) else moved
+        if moved.target is not _DEQUANTIZE or moved.args[1:3] != rounding.args[1:3]:
+            break
+        rounding = moved.args[0]
+    return rounding  # type: ignore[no-any-return]
+
+
+def _layer_of(rounding: Node) -> bool:
+    """Whether it rounds what a layer gives, so that the layer's weights can follow its step."""
+    source: Any = rounding.args[0]
+    if source.target is _aten.relu.default:
+        source = source.args[0]
+    return source.target in _WEIGHTED and _steps(source) is not None
 
 
 def _change(rounding: Node, new: float) -> None:
@@ -76,18 +130,80 @@ def _step_read(node: Node) -> float:
 
 
 def untie(quantized: GraphModule) -> int:
-    """Moves the grids of means and products by less than a hundredth, in place, so that no result is
-    a tie.
+    """Moves the grids of means, products and sums by less than a hundredth, in place, so that no result
+    is a tie.
 
-    Returns how many. What is not rounded at once stays.
+    Of a sum both ratios need one denominator: the grid of a term that a layer gives, and that nothing
+    was fitted to before, is moved as well. Returns how many. What is not rounded at once stays, and so
+    do sums of two terms whose grids are settled.
+    """
+    count, settled = 0, set()
+    for node in quantized.graph.nodes:
+        step, result = _step_read(node), _rounded(node)
+        if result is None:
+            continue
+        if step:
+            p, q = tie_free(step / float(result.args[1]))  # type: ignore[arg-type]
+            _change(result, step * q / p)
+        elif not _untie_sum(node, result, settled):
+            continue
+        for read in node.all_input_nodes:
+            settled.add(_origin(read))
+        settled.add(result)
+        count += 1
+    quantized.recompile()
+    return count
+
+
+def _untie_sum(node: Node, result: Node, settled: set[Node]) -> bool:
+    terms: list[Any] = list(node.args[:2])
+    if node.target is not _aten.add.Tensor or len(node.kwargs) > 0:
+        return False
+    if not all(isinstance(t, Node) and t.target is _DEQUANTIZE for t in terms):
+        return False
+    one, two = (_origin(t) for t in terms)
+    if one is two:
+        return False
+    if two in settled or not _layer_of(two):
+        one, two = two, one
+    if two in settled or not _layer_of(two):
+        return False
+    steps = [float(r.args[1]) for r in (one, two, result)]  # type: ignore[arg-type]
+    p, r, q = tie_free_sum(steps[0] / steps[2], steps[1] / steps[2])
+    _change(result, steps[0] * q / p)
+    _change(two, steps[0] / p * r)
+    return True
+
+
+def _steps(layer: Node) -> tuple[Node, Node] | None:
+    """What a layer reads and the node that holds its weight's steps; None where either is float."""
+    source, weight = layer.args[:2]
+    if source.target is not _DEQUANTIZE or weight.target is not _PER_CHANNEL:  # type: ignore[union-attr]
+        return None
+    steps = weight.args[1]  # type: ignore[union-attr]
+    if steps.op != "get_attr" or len(steps.users) != 1 or len(weight.users) != 1:  # type: ignore[union-attr]
+        return None
+    return source, steps  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def untie_layers(quantized: GraphModule) -> int:
+    """Moves the steps of weights, in place, by a few parts in 100,000, so that no result is a tie.
+
+    For graphs whose other grids are settled, before their biases become whole steps. Returns how
+    many layers.
     """
     count = 0
     for node in quantized.graph.nodes:
-        step, result = _step_read(node), _rounded(node)
-        if step == 0 or result is None:
+        found = _steps(node) if node.target in _WEIGHTED else None
+        result = _rounded(node, frozenset(ACTIVATIONS))
+        if found is None or result is None:
             continue
-        p, q = tie_free(step / float(result.args[1]))  # type: ignore[arg-type]
-        _change(result, step * q / p)
+        tensor: Any = quantized
+        for part in str(found[1].target).split("."):
+            tensor = getattr(tensor, part)
+        unit = float(found[0].args[1]) / float(result.args[1])  # type: ignore[arg-type]
+        ratios = tie_free_steps(tensor.double().numpy() * unit)
+        tensor.data = torch.from_numpy(ratios / unit).to(tensor.dtype)
         count += 1
-    quantized.recompile()
     return count
