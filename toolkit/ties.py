@@ -25,9 +25,12 @@ _PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
 _KEEPS = MOVES | {_aten.cat.default}
 _WEIGHTED = LAYERS[:3]
 PARTS = range(65, 129, 2)  # denominators tried: a grid moves by 0.4 % at most
-# Of the weights of a layer: an output channel's step moves by a few parts in 100,000, and 1/(2 q)
-# is still ten times what a float32 product of up to 128 is wrong by.
-WEIGHT_PARTS = range(1025, 2049, 2)
+# Of the weights of a layer, where each output channel has a step of its own. The smaller q is, the
+# further are results from ties: with q of 10,000, OpenVINO still left the graph in one value of a
+# million, for its bias is added to a scaled sum. So the smallest q that moves a step by no more than
+# SHIFT is taken, a 25th of a step of the largest weight.
+WEIGHT_PARTS = np.arange(65, 2049, 2, dtype=np.float64)
+SHIFT = 3e-4
 
 
 def tie_free(ratio: float) -> tuple[int, int]:
@@ -55,16 +58,18 @@ def tie_free_sum(one: float, two: float) -> tuple[int, int, int]:
 
 
 def tie_free_steps(ratios: np.ndarray) -> np.ndarray:
-    """float64 (C,): the fractions p/q nearest to `ratios`, float64 (C,) above 0, whose q is odd: one
-    of WEIGHT_PARTS, or one of these times a power of 3 where a ratio is small."""
-    odd = np.ones_like(ratios)
-    while (small := ratios * odd * WEIGHT_PARTS[0] < 16).any() and odd.max() < 3**12:
-        odd[small] *= 3
-    q = odd[:, None] * np.array(WEIGHT_PARTS, np.float64)
-    found = np.maximum(1, np.round(ratios[:, None] * q)) / q
-    best = np.abs(found - ratios[:, None]).argmin(1)
-    nearest: np.ndarray = found[np.arange(len(ratios)), best]
-    return nearest
+    """float64 (C,): fractions p/q, q odd and as small as it can be, that are within SHIFT of `ratios`,
+    float64 (C,) above 0. q is one of WEIGHT_PARTS, or one of these times a power of 3 where a ratio
+    is small."""
+    found = np.array(ratios)
+    left, q = np.flatnonzero(np.isfinite(ratios) & (ratios > 0)), WEIGHT_PARTS
+    while len(left):
+        wanted = ratios[left][:, None]
+        tried = np.maximum(1, np.round(wanted * q)) / q
+        near = np.abs(tried / wanted - 1) <= SHIFT
+        found[left] = tried[np.arange(len(left)), near.argmax(1)]
+        left, q = left[~near.any(1)], q * 3
+    return found
 
 
 def _rounded(node: Node, through: frozenset[Any] = frozenset({_aten.relu.default})) -> Node | None:
@@ -188,7 +193,7 @@ def _steps(layer: Node) -> tuple[Node, Node] | None:
 
 @torch.no_grad()
 def untie_layers(quantized: GraphModule) -> int:
-    """Moves the steps of weights, in place, by a few parts in 100,000, so that no result is a tie.
+    """Moves the steps of weights, in place, by SHIFT at most, so that no result is a tie.
 
     For graphs whose other grids are settled, before their biases become whole steps. Returns how
     many layers.
