@@ -10,10 +10,17 @@ from tokenizers import Tokenizer, models
 
 from genedge.runtime.tokenizer import PromptTokenizer
 from genedge.toolkit.zoo.emoji import data, wider
-from genedge.toolkit.zoo.emoji.captions import CHINESE, captions_of
+from genedge.toolkit.zoo.emoji.captions import (
+    CHINESE,
+    captions_of,
+    load_trained,
+    train_tokenizer,
+)
 from genedge.toolkit.zoo.emoji.data import Art, Emoji
+from genedge.toolkit.zoo.emoji.model import MEANINGS, TextSide
 from genedge.toolkit.zoo.emoji.paraphrases import kept_out, paraphrases
 from genedge.toolkit.zoo.emoji.text import PromptBatches
+from genedge.toolkit.zoo.emoji.transplant import transplanted
 
 CACHE = Path(__file__).parents[1] / ".cache"
 
@@ -170,3 +177,44 @@ def test_an_entry_is_said_as_its_word_and_some_of_its_gloss():
     assert {"bear a large animal", "bear animal", "bear a"} <= said
     assert "bear" not in said
     assert wider.spoken("polar bear", random) == "polar bear"
+
+
+def test_a_transplanted_text_side_writes_what_the_old_one_wrote(art, tmp_path):
+    """In another vocabulary, where all hidden units fit and every word is spelled by old tokens."""
+    captions = captions_of(art)
+    train_tokenizer([captions], [], tmp_path / "old.json")
+    train_tokenizer(
+        [captions], ["submarine", "submarines", "submarine sandwich"] * 9, tmp_path / "new.json"
+    )
+    old, new = (load_trained(tmp_path / f"{name}.json") for name in ("old", "new"))
+    torch.manual_seed(0)
+    known = TextSide().eval()
+    carried = transplanted(known, PromptBatches(captions, old, torch.zeros(4, 64, 4, 4), 0), new)
+    for name in ("words", "scale", "shift", "hidden", "write"):
+        assert torch.equal(getattr(carried, name).weight, getattr(known, name).weight)
+    assert torch.equal(carried.embedding.weight[new.pad], torch.zeros(160))
+    ids, vocabulary = new.tokenizer.get_vocab(), old.tokenizer.get_vocab()
+    for token in set(ids) & set(vocabulary) - {"<pad>"}:
+        there, here = vocabulary[token], ids[token]
+        assert torch.equal(carried.embedding.weight[here], known.embedding.weight[there])
+    (fresh, *_) = [token for token in ids if token not in vocabulary]
+    spelled = [t.id for t in old.tokenizer.model.tokenize(fresh)]
+    mean = known.embedding.weight[spelled].mean(0)
+    assert torch.equal(carried.embedding.weight[ids[fresh]], mean)
+
+
+def test_fewer_hidden_units_keep_those_that_are_heard(art, tmp_path):
+    captions = captions_of(art)
+    train_tokenizer([captions], [], tmp_path / "tokenizer.json")
+    tokenizer = load_trained(tmp_path / "tokenizer.json")
+    torch.manual_seed(0)
+    wide = TextSide(hidden=1000, things=1500).eval()
+    with torch.no_grad():
+        wide.write.weight[:, 1344:] = 0  # units that nothing reads
+        wide.hidden.weight[:, 896:] = 0
+    batches = PromptBatches(captions, tokenizer, torch.zeros(4, 64, 4, 4), 0)
+    carried = transplanted(wide, batches, tokenizer)
+    tokens = torch.from_numpy(tokenizer.encode("cat face")[0])
+    meaning = torch.eye(MEANINGS)[3:4]
+    with torch.no_grad():
+        assert torch.allclose(carried(tokens, meaning), wide(tokens, meaning), atol=1e-4)
