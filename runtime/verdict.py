@@ -108,7 +108,7 @@ class Between:
         return self.first, self.second, f"{self.mean:.1f}", f"{self.worst:.1f}", count
 
 
-BETWEEN = ("pictures of", "and of", "mean dB", "worst dB", "bit for bit alike")
+BETWEEN = ("pictures of", "and of", "mean dB", "worst dB", "same pixels")
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,37 @@ def test_a_sum_of_two_settled_terms_stays():
     assert untie(graph) == 1
 
 
+def test_a_sum_that_ends_in_a_fixed_grid_and_one_with_a_constant():
+    """What is added to a picture and clamped to [0, 1], as enlargers end; a learned constant."""
+
+    class Enlarger(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = (torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+            self.constant = torch.nn.Parameter(torch.rand(1, 4, 8, 8))
+
+        def forward(self, x):
+            h = torch.relu(self.one(x) + self.constant)
+            return torch.nn.functional.hardtanh(x + self.two(h), 0.0, 1.0)
+
+    torch.manual_seed(0)
+    example = (torch.rand(1, 4, 8, 8),)
+    net = module.float_graph(Enlarger().eval(), example)
+    place = next(n.name for n in net.graph.nodes if n.op == "placeholder")
+    quantizer = CommonQuantizer(portable=True, levels={place: module.GREY_LEVELS})
+    prepared = module.prepare_pt2e(net, quantizer)
+    for _ in range(20):
+        prepared(torch.rand(1, 4, 8, 8))
+    graph = module.convert_pt2e(prepared)
+    before = graph(*example)
+    assert untie(graph) == 2
+    assert untie_layers(graph) == 2
+    assert (graph(*example) - before).abs().max() < 0.05
+    last = [n for n in graph.graph.nodes if n.target is torch.ops.aten.add.Tensor][-1]
+    ratios = [float(term.args[1]) * 255 for term in last.args]
+    assert any(all(abs(r * q - round(r * q)) < 1e-4 for r in ratios) for q in range(1, 129, 2))
+
+
 def test_a_product_and_what_is_moved_from_it_keep_one_grid():
     torch.manual_seed(0)
     example = (torch.randn(1, 8),)

@@ -361,10 +361,10 @@ class _Tried:
         without: Collection[str],
     ) -> None:
         self.graph = convert_pt2e(copy.deepcopy(prepared))
-        if "ties" not in without:
-            untie(self.graph)
         if "flat" not in without:
             push_flat_outwards(self.graph)
+        if "ties" not in without:
+            untie(self.graph)
         if len(component.outputs) == 1 and "bias" not in without:
             correct_last_bias(self.graph, fed, [t[component.outputs[0]] for t in wanted])
         if "ties" not in without:

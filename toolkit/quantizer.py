@@ -160,7 +160,7 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
                 continue
             users = list(node.users)
             last = users[0] if len(users) == 1 and users[0].target in ACTIVATIONS else node
-            output = _last_levels(last) or self.activation
+            output = last_levels(last) or self.activation
             if last is node:
                 node.meta[_KEY] = QuantizationAnnotation(inputs, output, True)
             else:
@@ -192,7 +192,8 @@ def _moved(node: Node) -> Node | None:
     return node.args[0] if node.target in MOVES else None  # type: ignore[return-value]
 
 
-def _last_levels(node: Node) -> QuantizationSpec | None:
+def last_levels(node: Node) -> QuantizationSpec | None:
+    """The fixed grid of a clamp that pictures end in; None of any other node."""
     if node.target is not _aten.hardtanh.default:
         return None
     bounds: Any = tuple(node.args[1:3])

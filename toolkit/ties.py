@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
-from .quantizer import ACTIVATIONS, LAYERS, MOVES
+from .quantizer import ACTIVATIONS, LAYERS, MOVES, last_levels
 
 _aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
@@ -72,21 +72,23 @@ def tie_free_steps(ratios: np.ndarray) -> np.ndarray:
     return found
 
 
-def _rounded(node: Node, through: frozenset[Any] = frozenset({_aten.relu.default})) -> Node | None:
-    """The rounding behind a node, and behind what only moves its result or is in `through`."""
+def _rounded(node: Node, fixed: bool = False) -> Node | None:
+    """The rounding behind a node, its activation and what only moves its result; one to a fixed grid
+    only where `fixed`."""
     while len(node.users) == 1:
         (node,) = node.users
         if node.target is _QUANTIZE:
             return node
-        if node.target not in _KEEPS | through:
+        if node.target not in _KEEPS | ACTIVATIONS or (last_levels(node) and not fixed):
             return None
     return None
 
 
 def _origin(read: Node) -> Node:
-    """The rounding that a value got first, of one that was read, moved and rounded alike again."""
+    """The rounding that a value got first, of one that was read, moved and rounded alike again; of a
+    constant the node that holds it."""
     rounding: Any = read.args[0]
-    while rounding.args[0].target in _KEEPS:
+    while rounding.target is _QUANTIZE and rounding.args[0].target in _KEEPS:
         moved = rounding.args[0].args[0]
         moved = moved[0] if isinstance(moved, (list, tuple)) else moved
         if moved.target is not _DEQUANTIZE or moved.args[1:3] != rounding.args[1:3]:
@@ -97,8 +99,10 @@ def _origin(read: Node) -> Node:
 
 def _layer_of(rounding: Node) -> bool:
     """Whether it rounds what a layer gives, so that the layer's weights can follow its step."""
+    if rounding.target is not _QUANTIZE:
+        return False
     source: Any = rounding.args[0]
-    if source.target is _aten.relu.default:
+    if source.target in ACTIVATIONS and not last_levels(source):
         source = source.args[0]
     return source.target in _WEIGHTED and _steps(source) is not None
 
@@ -142,42 +146,51 @@ def untie(quantized: GraphModule) -> int:
     was fitted to before, is moved as well. Returns how many. What is not rounded at once stays, and so
     do sums of two terms whose grids are settled.
     """
-    count, settled = 0, set()
+    count = 0
+    settled: set[Node | None] = set()
     for node in quantized.graph.nodes:
         step, result = _step_read(node), _rounded(node)
-        if result is None:
-            continue
-        if step:
+        if step and result is not None:
             p, q = tie_free(step / float(result.args[1]))  # type: ignore[arg-type]
             _change(result, step * q / p)
-        elif not _untie_sum(node, result, settled):
+        elif not _untie_sum(node, settled):
             continue
-        for read in node.all_input_nodes:
-            settled.add(_origin(read))
-        settled.add(result)
+        settled.update(_origin(read) for read in node.all_input_nodes)
+        settled.add(_rounded(node, fixed=True))
         count += 1
     quantized.recompile()
     return count
 
 
-def _untie_sum(node: Node, result: Node, settled: set[Node]) -> bool:
-    terms: list[Any] = list(node.args[:2])
-    if node.target is not _aten.add.Tensor or len(node.kwargs) > 0:
+def _untie_sum(node: Node, settled: set[Node | None]) -> bool:
+    result = _rounded(node, fixed=True)
+    if node.target is not _aten.add.Tensor or len(node.kwargs) > 0 or result is None:
         return False
+    terms: list[Any] = list(node.args[:2])
     if not all(isinstance(t, Node) and t.target is _DEQUANTIZE for t in terms):
         return False
-    one, two = (_origin(t) for t in terms)
-    if one is two:
+    if _origin(terms[1]) in settled or not _layer_of(_origin(terms[1])):
+        terms.reverse()
+    two = _origin(terms[1])
+    if two in settled or not _layer_of(two) or two is _origin(terms[0]):
         return False
-    if two in settled or not _layer_of(two):
-        one, two = two, one
-    if two in settled or not _layer_of(two):
-        return False
-    steps = [float(r.args[1]) for r in (one, two, result)]  # type: ignore[arg-type]
-    p, r, q = tie_free_sum(steps[0] / steps[2], steps[1] / steps[2])
+    steps = [float(node.args[1]) for node in (*terms, result)]
+    ratios = steps[0] / steps[2], steps[1] / steps[2]
+    if _rounded(node) is None:  # the result's grid is fixed: does that of the other term fit it?
+        fits = [q for q in range(1, PARTS[-1] + 1, 2) if _is_whole(ratios[0] * q)]
+        if not fits:
+            return False
+        q = next((q for q in fits if ratios[1] * q > 16), fits[-1])
+        _change(two, steps[2] * max(1, round(ratios[1] * q)) / q)
+        return True
+    p, r, q = tie_free_sum(*ratios)
     _change(result, steps[0] * q / p)
     _change(two, steps[0] / p * r)
     return True
+
+
+def _is_whole(value: float) -> bool:
+    return round(value) > 0 and abs(value / round(value) - 1) < 1e-6
 
 
 def _steps(layer: Node) -> tuple[Node, Node] | None:
@@ -201,7 +214,7 @@ def untie_layers(quantized: GraphModule) -> int:
     count = 0
     for node in quantized.graph.nodes:
         found = _steps(node) if node.target in _WEIGHTED else None
-        result = _rounded(node, frozenset(ACTIVATIONS))
+        result = _rounded(node, fixed=True)
         if found is None or result is None:
             continue
         tensor: Any = quantized

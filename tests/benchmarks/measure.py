@@ -74,6 +74,8 @@ def main(page: Path) -> None:
     from genedge.runtime.artifact import TARGETS, read_artifact
     from genedge.runtime.host import cpu_has_vnni
     from genedge.runtime.measure import measure
+    from genedge.runtime.verdict import BETWEEN
+    from genedge.runtime.verify import verify
     from genedge.toolkit.export import export
     from genedge.toolkit.generator import resolve
 
@@ -113,6 +115,10 @@ def main(page: Path) -> None:
                     f"| {artifact.bytes / 1e6:.2f} |"
                 )
                 print(lines[-1], flush=True)
+        lines += ["", "int8 pictures of one runtime and of another:", ""]
+        lines += ["| " + " | ".join(BETWEEN) + " |", "|---|---|---|---|---|"]
+        report = verify([v for k, v in folders.items() if "int8" in k])
+        lines += ["| " + " | ".join(pair.cells) + " |" for pair in report.between]
         lines += ["", "## Latency, as ratios of one run", ""]
         lines += [
             f"Medians of {ROUNDS} interleaved rounds in one process per thread count. int8 ÷ fp32 on the same",

@@ -25,7 +25,7 @@ SHORT = {
     "flat": "stretch before the last clamp",
     "bias": "correction of the last bias",
     "whole-biases": "biases in whole steps",
-    "ties": "means and products without ties",
+    "ties": "means, products, sums and layers without ties",
     "handed-on": "one grid for what a component hands to the next",
 }
 
