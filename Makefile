@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-parts bench-weights bench-palette bench-shrink bench-student small bench-kills bench-slower bench-large bench-steady clean
+.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-parts bench-weights bench-palette bench-shrink bench-student bench-curve bench-regularise small bench-kills bench-slower bench-large bench-steady clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -91,6 +91,12 @@ bench-kills: $(VENV)/dev.stamp  ## SIGKILL at 20 random moments; nothing may be 
 
 bench-large: $(VENV)/dev.stamp  ## docs/large.md: 860 M parameters, time and peak memory; an hour or two, 20 GB of disk
 	$(BIN)/python tests/benchmarks/large.py docs/large.md
+
+bench-curve: $(VENV)/train.stamp $(VENV)/dev.stamp  ## docs/curve.md: quality over the decoder's size, and what each loss buys; three hours on one core
+	$(BIN)/python tests/benchmarks/curve.py docs/curve.md
+
+bench-regularise: $(VENV)/train.stamp $(VENV)/dev.stamp  ## docs/regularise.md: what raises held-out pairs and what does not; two hours on one core
+	$(BIN)/python tests/benchmarks/regularise.py docs/regularise.md
 
 bench-slower: $(VENV)/dev.stamp  ## is an artifact that really is half as slow again caught?
 	$(BIN)/python tests/benchmarks/slower.py
