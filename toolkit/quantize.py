@@ -365,10 +365,9 @@ class _Tried:
             push_flat_outwards(self.graph)
         if "ties" not in without:
             untie(self.graph)
+            untie_layers(self.graph)
         if len(component.outputs) == 1 and "bias" not in without:
             correct_last_bias(self.graph, fed, [t[component.outputs[0]] for t in wanted])
-        if "ties" not in without:
-            untie_layers(self.graph)
         if "whole-biases" not in without:
             round_biases(self.graph)
         self.outputs = _outputs(self.graph, fed)

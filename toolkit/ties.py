@@ -208,7 +208,7 @@ def _steps(layer: Node) -> tuple[Node, Node] | None:
 def untie_layers(quantized: GraphModule) -> int:
     """Moves the steps of weights, in place, by SHIFT at most, so that no result is a tie.
 
-    For graphs whose other grids are settled, before their biases become whole steps. Returns how
+    For graphs whose other grids are settled, before biases are corrected and become whole steps. Returns how
     many layers.
     """
     count = 0

@@ -33,7 +33,7 @@ from genedge.toolkit.zoo.emoji.train import load_data
 CACHE, WORK = Path(".cache"), Path("build/curve")
 STEPS = int(os.environ.get("CURVE_STEPS", 1500))
 LOSS_STEPS = int(os.environ.get("CURVE_LOSS_STEPS", 600))
-TEXT_STEPS = int(os.environ.get("CURVE_TEXT_STEPS", 1500))
+TEXT_STEPS = int(os.environ.get("CURVE_TEXT_STEPS", 1000))
 TEXT_BYTES = (3_000_000, 2_000_000, 1_500_000)
 RATIOS = (("teacher", 3), ("teacher", 10), ("student", 18), ("student", 40), ("student", 80))
 LOSSES = {
