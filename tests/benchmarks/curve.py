@@ -50,6 +50,7 @@ LOSSES = {
     "all but adversarial (the default)": {},
     "all": {"adversarial": 0.01},
 }
+PARTS = ("curve", "losses", "text")
 HEADS = {"PSNR": "psnr", "R@1": "r1", "R@5": "r5", "sharpness": "sharpness"}
 SHOWN = {
     "PSNR": "train_psnr",
@@ -232,4 +233,7 @@ def main(page: Path, parts: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), tuple(sys.argv[2:]) or ("curve", "losses", "text"))
+    asked = tuple(sys.argv[2:]) or PARTS
+    if unknown := [part for part in asked if part not in PARTS]:
+        sys.exit(f"part {unknown[0]!r} is unknown; known: {', '.join(PARTS)}")
+    main(Path(sys.argv[1]), asked)
