@@ -64,6 +64,20 @@ def test_zeros_and_a_whole_table_have_one_step():
     assert torch.equal(stored.float(), counts)
 
 
+def test_the_coarsest_grid_is_found():
+    """What lies on 32 steps lies on 64 and 96 too; with 96, pairs of products would overflow."""
+    counts, steps = on_a_grid(4, largest=32)
+    weights = counts * steps[:, None]
+    assert torch.allclose(grid_steps(weights), steps, rtol=1e-5)
+    assert torch.allclose(grid_steps(weights, finest=True), steps / 3, rtol=1e-5)
+    observer = PortableWeightObserver(
+        dtype=torch.int8, quant_min=-127, quant_max=127, ch_axis=0,
+        qscheme=torch.per_channel_symmetric, eps=2**-16,
+    )  # fmt: skip
+    observer(weights)
+    assert torch.allclose(observer.calculate_qparams()[0], steps, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", [PerChannelSquaredErrorObserver, PortableWeightObserver])
 def test_the_quantizer_keeps_a_grid_and_loses_nothing(kind):
     counts, steps = on_a_grid(2, largest=PAIR // 2)  # no pair of these overflows
