@@ -188,6 +188,7 @@ def test_targets_are_met_as_closely_as_multiples_of_8_allow():
         ({"ratio": 0.5, "importance": "luck"}, "importance 'luck' is unknown"),
         ({"ratio": 0.5, "scope": "all"}, "scope 'all' is unknown"),
         ({"ratio": 0.5, "keep": ["image.nothing"]}, "layer 'image.nothing' is unknown"),
+        ({"ratio": 0.5, "also": ["exit"]}, "layer 'exit' is unknown"),
         ({"ratio": 0.5, "components": ["text"]}, "component 'text' is unknown"),
     ],
 )
@@ -201,6 +202,18 @@ def test_layers_that_the_user_keeps_are_kept():
     small = prune(whole, ratio=0.5, prompts=2, keep=["image.conv3"])
     assert small.components[0].module.conv3.out_channels == 32
     assert "kept as asked" in small.history[-1]["left_alone"]["image.conv3"]
+
+
+def test_the_first_convolution_loses_channels_where_the_user_says_so():
+    """The proof of prune() holds for it too; the last one's outputs are the picture, and stay."""
+    whole = kinds.transposed()
+    usual = prune(whole, ratio=0.5, prompts=2)
+    first = prune(whole, ratio=0.5, prompts=2, also=["image.entry", "image.exit"])
+    assert usual.components[0].module.entry.out_channels == 64
+    assert usual.history[-1]["left_alone"]["image.entry"] == "the first convolution"
+    assert first.components[0].module.entry.out_channels < 64
+    assert first.components[0].module.exit.out_channels == 3
+    assert multiply_adds(first) < multiply_adds(usual)
 
 
 @pytest.mark.parametrize("name", ["norms", "transposed"])

@@ -10,7 +10,7 @@ gets wrong elsewhere is found by proof (see prune.py), not trusted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -171,17 +171,22 @@ def _trace(model: nn.Module, example: tuple[Tensor, ...]) -> torch_pruning.Depen
 
 
 def groups_of(
-    model: nn.Module, example: tuple[Tensor, ...], keep: Mapping[str, str] | None = None
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    keep: Mapping[str, str] | None = None,
+    also: Collection[str] = (),
 ) -> tuple[list[Group], dict[str, str]]:
     """Groups that may lose channels, and layer → reason for each layer that may not.
 
-    model: its parameters require gradients. keep: layers to leave alone → reason.
+    model: its parameters require gradients. keep: layers to leave alone → reason. also: layers that
+    may lose channels though they are the first or the last convolution.
     """
     graph = _trace(model, example)
     layers = {m: n for n, m in model.named_modules() if n}
     params = {p: n for n, p in model.named_parameters()}
     order = _order_of_calls(model, example)
-    never = _convolutions_at_the_ends(model, order) | dict(keep or {})
+    ends = _convolutions_at_the_ends(model, order)
+    never = {n: why for n, why in ends.items() if n not in also} | dict(keep or {})
     union, frozen = _Union(), {}
     alone: dict[str, str] = {}
     roots = [m for m in graph.module2node if isinstance(m, (_ConvNd, nn.Linear)) and m in layers]

@@ -130,6 +130,7 @@ def prune(
     importance: str = "taylor",
     scope: str = "global",
     keep: Sequence[str] = (),
+    also: Sequence[str] = (),
     components: Sequence[str] = (),
     prompts: int = 16,
     progress: Progress = lambda what, done, total: None,
@@ -139,11 +140,12 @@ def prune(
     ratio: share of the removable channels, 0 to 1. target_macs: multiply-adds of one picture.
     target_bytes: see int8_bytes. importance: one of RANKINGS. scope: "global" ranks the channels of
     all groups of a component together, "layer" takes the same share of each. keep: layers, as
-    "component.layer", to leave alone. components: names of those to prune; all where empty.
-    prompts: calibration prompts that importance is measured on.
+    "component.layer", to leave alone. also: first or last convolutions that may lose channels.
+    components: names of those to prune; all where empty. prompts: calibration prompts that
+    importance is measured on.
 
-    Never touched: the first and the last convolution of a component, the token table, and what
-    crosses a component's boundary. The last row of `history` says what became of each layer.
+    Never touched: the first and the last convolution of a component unless `also` names them, the
+    token table, and what crosses a component's boundary. The last row of `history` says what became of each layer.
     Raises BadInput for a wrong value or a target out of reach, EnvironmentFailed where the result
     does not equal the generator with the same channels ignored.
     """
@@ -163,14 +165,17 @@ def prune(
     for c in original.components:
         c.module.eval().requires_grad_(True)
     inputs = component_inputs(original, prompts)
-    kept_by_user = _layers_to_keep(original, keep)
+    kept_by_user = _layers_of(original, dict.fromkeys(keep, "kept as asked"))
+    also_by_user = _layers_of(original, dict.fromkeys(also, ""))
     ranked: list[Ranked] = []
     alone: dict[str, str] = {}
     for i, c in enumerate(original.components):
         progress("channels that stand together", i, len(original.components))
         if components and c.name not in components:
             continue
-        groups, reasons = groups_of(c.module, inputs[c.name][0], kept_by_user.get(c.name))
+        groups, reasons = groups_of(
+            c.module, inputs[c.name][0], kept_by_user.get(c.name), also_by_user.get(c.name, ())
+        )
         groups, more = provable(c.module, groups, inputs[c.name][:2])
         if groups:
             ranked += _rank(c, groups, inputs[c.name], importance)
@@ -206,15 +211,16 @@ def prune(
     return replace(made, history=(*generator.history, note))
 
 
-def _layers_to_keep(generator: Generator, keep: Sequence[str]) -> dict[str, dict[str, str]]:
+def _layers_of(generator: Generator, named: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What is said of layers named "component.layer", by component, for all that they hold."""
     found: dict[str, dict[str, str]] = {}
-    for name in keep:
+    for name, said in named.items():
         component, _, layer = name.partition(".")
         modules = {c.name: c.module for c in generator.components}
         if component not in modules or layer not in dict(modules[component].named_modules()):
             raise BadInput(f"layer {name!r} is unknown; layers are named component.layer")
         for inner, _ in modules[component].get_submodule(layer).named_modules(prefix=layer):
-            found.setdefault(component, {})[inner] = "kept as asked"
+            found.setdefault(component, {})[inner] = said
     return found
 
 

@@ -92,6 +92,9 @@ def prune(
         str, typer.Option(help="global: layers compete; layer: each gives the same share.")
     ] = "global",
     keep: Annotated[str, typer.Option(help="component.layer names to leave alone.")] = "",
+    also: Annotated[
+        str, typer.Option(help="First or last convolutions that may lose channels too.")
+    ] = "",
     components: Components = "",
     recover: Annotated[
         int, typer.Option(min=0, help="Steps of distillation from MODEL afterwards.")
@@ -128,6 +131,7 @@ def prune(
             importance=importance,
             scope=scope,
             keep=_words(keep),
+            also=_words(also),
             components=_words(components),
             progress=progress,
         )
