@@ -117,12 +117,17 @@ def test_peak_of_calibration_does_not_grow_with_the_prompts(generator):
 
 
 @pytest.mark.parametrize("way", list(OBSERVERS))
-def test_what_a_relu_drops_gets_no_steps_of_the_grid(way):
-    """relu(a + b) with a from −100 to 2 and b from 0 to 1: of a, only what is above −1 can show."""
+@pytest.mark.parametrize(
+    ("clamp", "low", "high"),
+    [(torch.relu, -1, 40), (lambda x: torch.nn.functional.hardtanh(x, 0, 3), -1, 3)],
+)
+def test_what_a_clamp_drops_gets_no_steps_of_the_grid(way, clamp, low, high):
+    """relu(a + b) with a from −100 to 40 and b from 0 to 1: of a, only what is above −1 can show;
+    where the sum is clamped to 3, only what is below 3."""
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
+    from genedge.toolkit.observers import forget_clamped
     from genedge.toolkit.programs import export_module
-    from genedge.toolkit.quantize import raise_floors
 
     class Sum(torch.nn.Module):
         def __init__(self):
@@ -134,9 +139,9 @@ def test_what_a_relu_drops_gets_no_steps_of_the_grid(way):
                     conv.bias.zero_()
 
         def forward(self, x, y):
-            return torch.relu(self.one(x) + self.two(y))
+            return clamp(self.one(x) + self.two(y))
 
-    x = torch.linspace(-1, 0.02, 64).view(1, 1, 8, 8)
+    x = torch.linspace(-1, 0.4, 64).view(1, 1, 8, 8)
     y = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
     graph = export_module(Sum(), (x, y)).module()
     prepared = prepare_pt2e(graph, CommonQuantizer(observer=OBSERVERS[way]))
@@ -144,8 +149,8 @@ def test_what_a_relu_drops_gets_no_steps_of_the_grid(way):
     add = next(n for n in prepared.graph.nodes if n.target is torch.ops.aten.add.Tensor)
     one = prepared.get_submodule(add.args[0].target)
     assert float(one.min_val) == pytest.approx(-100)
-    assert raise_floors(prepared) >= 1
-    assert float(one.min_val) == pytest.approx(-1, abs=0.1)
-    assert float(one.max_val) == pytest.approx(2)
+    assert forget_clamped(prepared) >= 1
+    assert float(one.min_val) == pytest.approx(low, abs=0.2)
+    assert float(one.max_val) == pytest.approx(high, abs=0.2)
     scale, _ = one.calculate_qparams()
-    assert float(scale) < 4 / 255
+    assert float(scale) < 1.1 * (high - low) / 255

@@ -1,13 +1,22 @@
-"""Observers of weights: the symmetric grid of each output channel, by the error that it leaves."""
+"""Observers of weights: the symmetric grid of each output channel, by the error that it leaves.
+
+And what observers of activations may forget.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
-from torchao.quantization.pt2e import PerChannelMinMaxObserver
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import HistogramObserver, PerChannelMinMaxObserver
 
 from .saturation import PAIR, largest_pair, safe_step
 from .weights import grid_steps
+
+_aten = torch.ops.aten
 
 
 class PerChannelSquaredErrorObserver(PerChannelMinMaxObserver):  # type: ignore[misc]
@@ -78,3 +87,54 @@ class PortablePerChannelTransposedObserver(PerChannelTransposedObserver):
     """The same, with steps so wide that no pair of products overflows 16 bits on AVX2."""
 
     portable = True
+
+
+def forget_clamped(prepared: GraphModule) -> int:
+    """Takes steps of the grid away from values that a clamp behind a sum makes alike anyway.
+
+    In relu(a + b), what a holds below −max(b) comes out as 0 whatever it is; in a clamp to
+    [low, high], so does what lies below low − max(b) or above high − min(b). Its observer forgets
+    it, in place. Returns the count of observers that were changed.
+    """
+    changed = 0
+    for node in prepared.graph.nodes:
+        users = list(node.users)
+        if node.target is not _aten.add.Tensor or len(users) != 1:
+            continue
+        if users[0].target is _aten.relu.default:
+            low, high = 0.0, float("inf")
+        elif users[0].target is _aten.hardtanh.default:
+            low, high = (float(v) for v in (*users[0].args[1:], -1, 1)[:2])
+        else:
+            continue
+        pair = [a for a in node.args[:2] if isinstance(a, Node) and a.op == "call_module"]
+        if len(pair) != 2:
+            continue
+        one, two = (prepared.get_submodule(str(a.target)) for a in pair)
+        if not all(hasattr(o, "max_val") for o in (one, two)):
+            continue
+        useful = [
+            (low - float(other.max_val), high - float(other.min_val))  # type: ignore[arg-type]
+            for other in (two, one)
+        ]
+        for observed, observer, ends in zip(pair, (one, two), useful, strict=True):
+            if len(observed.users) == 1 and len(observed.all_input_nodes[0].users) == 1:
+                changed += _narrow(observer, *ends)
+    return changed
+
+
+def _narrow(observer: Any, low: float, high: float) -> bool:
+    """Cuts what the observer saw to [low, high], to whole bins of a histogram."""
+    least, most = float(observer.min_val), float(observer.max_val)
+    low, high = max(low, least), min(high, most)
+    if not low < high or (low, high) == (least, most):
+        return False
+    if isinstance(observer, HistogramObserver):
+        width = (most - least) / observer.bins
+        first, last = int((low - least) / width), math.ceil((high - least) / width)
+        observer.histogram = observer.histogram[first:last].clone()
+        observer.bins = last - first
+        low, high = least + first * width, least + last * width
+    observer.min_val.fill_(low)
+    observer.max_val.fill_(high)
+    return True

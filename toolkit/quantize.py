@@ -27,7 +27,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationSpec
 from .bias import correct_last_bias, push_flat_outwards, round_biases
 from .equalize import equalize
 from .generator import Component, Generator
-from .observers import PortableWeightObserver
+from .observers import PortableWeightObserver, forget_clamped
 from .programs import example_inputs, export_module
 from .quantizer import GREY_LEVELS, MOVES, CommonQuantizer
 from .replace import float_graph
@@ -185,7 +185,7 @@ def calibrate(
     looked = {c.name: [tuple(t[n] for n in c.inputs) for t in few] for c in generator.components}
     for i, ((name, way), graph) in enumerate(prepared.items()):
         if "floors" not in without:
-            raise_floors(graph)
+            forget_clamped(graph)
         if "rounding" not in without:
             learn_rounding(graph, floats[name, way], looked[name], portable=cpu == "portable")
         report("round", i + 1, len(prepared))
@@ -372,41 +372,6 @@ class _Tried:
             round_biases(self.graph)
         self.outputs = _outputs(self.graph, fed)
         self.error = _error(component, self.outputs, wanted)
-
-
-def raise_floors(prepared: GraphModule) -> int:
-    """Takes steps of the grid away from values that a ReLU turns into 0 anyway.
-
-    In relu(a + b), what a holds below −max(b) comes out as 0 whatever it is; its observer forgets
-    it, in place. Returns the count of observers that were changed.
-    """
-    changed = 0
-    for node in prepared.graph.nodes:
-        users = list(node.users)
-        if node.target is not _aten.add.Tensor or [u.target for u in users] != [_aten.relu.default]:
-            continue
-        pair = [a for a in node.args[:2] if isinstance(a, Node) and a.op == "call_module"]
-        if len(pair) != 2:
-            continue
-        one, two = (prepared.get_submodule(str(a.target)) for a in pair)
-        floors = -float(two.max_val), -float(one.max_val)  # type: ignore[arg-type]
-        for observed, observer, floor in zip(pair, (one, two), floors, strict=True):
-            if len(observed.users) == 1 and len(observed.all_input_nodes[0].users) == 1:
-                changed += _raise_floor(observer, floor)
-    return changed
-
-
-def _raise_floor(observer: Any, floor: float) -> bool:
-    low, high = float(observer.min_val), float(observer.max_val)
-    if not low < floor < high:
-        return False
-    if isinstance(observer, HistogramObserver):
-        cut = int((floor - low) / (high - low) * observer.bins)
-        floor = low + cut * (high - low) / observer.bins
-        observer.histogram = observer.histogram[cut:].clone()
-        observer.bins -= cut
-    observer.min_val.fill_(floor)
-    return True
 
 
 @torch.no_grad()
