@@ -1,15 +1,30 @@
-"""The small decoder of `emoji-small`: a tenth of its teacher's multiply-adds and weights.
+"""What `emoji-small` has instead of its teacher's two sides.
 
-What int8 loses, it loses where activations are rounded; so this decoder rounds a third as often as
-its teacher. Its blocks shift by code and style and do not scale, and there are few of them.
+The decoder has a tenth of its teacher's multiply-adds and weights. What int8 loses, it loses where
+activations are rounded; so it rounds a third as often. Its blocks shift by code and style and do not
+scale, and there are few of them. The text side is the teacher's, bounded: see model.BOUNDS.
 """
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
-from .model import Stages
+from genedge.toolkit.quantize import on_grid
+
+from .model import Stages, TextSide
+
+
+def bounded(text: TextSide) -> TextSide:
+    """A copy with clamped layers, its token table on its int8 grid; no other weight changes.
+
+    What int8 rounds then has the range that most prompts use.
+    """
+    made = copy.deepcopy(text)
+    made.bounded, made.embedding = True, on_grid(made.embedding)
+    return made
 
 
 class Shifted(nn.Module):
