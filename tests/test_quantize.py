@@ -14,6 +14,7 @@ from genedge.toolkit.quantize import quantize
 from genedge.toolkit.quantizer import MOVES, CommonQuantizer
 from genedge.toolkit.ties import (
     PARTS,
+    drop_clamps,
     tie_free,
     tie_free_steps,
     tie_free_sum,
@@ -153,6 +154,41 @@ def test_terms_and_results_of_sums_have_ratios_without_ties():
         )
     assert untie_layers(graph) == 4
     assert (graph(*example) - before).abs().max() < before.abs().max() / 20
+
+
+class Clamped(torch.nn.Module):
+    """A clamp that what comes reaches, one that it does not, and the clamp of a picture."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = (torch.nn.Conv2d(4, 4, 1) for _ in range(3))
+
+    def forward(self, x):
+        x = torch.nn.functional.hardtanh(self.one(x), -0.3, 0.4)
+        x = torch.nn.functional.hardtanh(self.two(x), -100.0, 100.0)
+        return torch.nn.functional.hardtanh(self.three(x), 0.0, 1.0)
+
+
+def test_clamps_that_the_grid_makes_anyway_are_dropped():
+    torch.manual_seed(0)
+    example = (torch.randn(1, 4, 8, 8),)
+    graph = converted(Clamped(), example)
+    before, clamp = graph(*example), torch.ops.aten.hardtanh.default
+    assert drop_clamps(graph) == 2
+    assert [n.args[1:] for n in graph.graph.nodes if n.target is clamp] == [(0.0, 1.0)]
+    assert (graph(*example) - before).abs().max() <= 1 / 255 + 1e-6
+
+
+def test_a_clamp_within_its_grid_stays():
+    """Two steps narrower than what the grid holds: without it, other numbers would come out."""
+    torch.manual_seed(0)
+    example = (torch.randn(1, 4, 8, 8),)
+    graph = converted(Clamped(), example)
+    node = next(n for n in graph.graph.nodes if n.target is torch.ops.aten.hardtanh.default)
+    (reader,) = node.users
+    node.args = (node.args[0], -0.3, 0.4 - 3 * float(reader.args[1]))
+    assert drop_clamps(graph) == 1
+    assert node in list(graph.graph.nodes)
 
 
 def test_a_sum_of_two_settled_terms_stays():

@@ -32,7 +32,7 @@ from .programs import example_inputs, export_module
 from .quantizer import GREY_LEVELS, MOVES, CommonQuantizer
 from .replace import float_graph
 from .rounding import learn_rounding
-from .ties import untie, untie_layers
+from .ties import drop_clamps, untie, untie_layers
 from .weights import LARGEST
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -363,6 +363,7 @@ class _Tried:
         self.graph = convert_pt2e(copy.deepcopy(prepared))
         if "flat" not in without:
             push_flat_outwards(self.graph)
+        drop_clamps(self.graph)
         if "ties" not in without:
             untie(self.graph)
             untie_layers(self.graph)
