@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genedge.toolkit import quantize as module
+from genedge.toolkit.observers import clamp_bounds
 from genedge.toolkit.quantize import quantize
 from genedge.toolkit.quantizer import MOVES, CommonQuantizer
 from genedge.toolkit.ties import (
@@ -177,6 +178,14 @@ def test_clamps_that_the_grid_makes_anyway_are_dropped():
     assert drop_clamps(graph) == 2
     assert [n.args[1:] for n in graph.graph.nodes if n.target is clamp] == [(0.0, 1.0)]
     assert (graph(*example) - before).abs().max() <= 1 / 255 + 1e-6
+
+
+def test_bounds_of_a_clamp_that_are_left_out_are_one():
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    clamp = torch.ops.aten.hardtanh.default
+    found = [clamp_bounds(graph.call_function(clamp, (x, *given))) for given in ((), (0,), (2, 3))]
+    assert found == [(-1, 1), (0, 1), (2, 3)]
 
 
 def test_a_clamp_within_its_grid_stays():

@@ -104,7 +104,7 @@ def forget_clamped(prepared: GraphModule) -> int:
         if users[0].target is _aten.relu.default:
             low, high = 0.0, float("inf")
         elif users[0].target is _aten.hardtanh.default:
-            low, high = (float(v) for v in (*users[0].args[1:], -1, 1)[:2])
+            low, high = clamp_bounds(users[0])
         else:
             continue
         pair = [a for a in node.args[:2] if isinstance(a, Node) and a.op == "call_module"]
@@ -138,3 +138,10 @@ def _narrow(observer: Any, low: float, high: float) -> bool:
     observer.min_val.fill_(low)
     observer.max_val.fill_(high)
     return True
+
+
+def clamp_bounds(node: Node) -> tuple[float, float]:
+    """What a hardtanh clamps to: arguments that are left out are -1 and 1."""
+    given: Any = node.args[1:3]
+    low, high = (*given, *(-1.0, 1.0)[len(given) :])
+    return float(low), float(high)

@@ -27,6 +27,7 @@ from .observers import (
     PerChannelTransposedObserver,
     PortablePerChannelTransposedObserver,
     PortableWeightObserver,
+    clamp_bounds,
 )
 from .replace import FLOAT
 
@@ -194,7 +195,4 @@ def _moved(node: Node) -> Node | None:
 
 def last_levels(node: Node) -> QuantizationSpec | None:
     """The fixed grid of a clamp that pictures end in; None of any other node."""
-    if node.target is not _aten.hardtanh.default:
-        return None
-    bounds: Any = tuple(node.args[1:3])
-    return _LAST_LEVELS.get(bounds)
+    return _LAST_LEVELS.get(clamp_bounds(node)) if node.target is _aten.hardtanh.default else None

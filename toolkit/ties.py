@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
+from .observers import clamp_bounds
 from .quantizer import ACTIVATIONS, LAYERS, MOVES, last_levels
 
 _aten = torch.ops.aten
@@ -87,7 +88,7 @@ def drop_clamps(graph: GraphModule) -> int:
         if len(users) != 1 or users[0].target is not _QUANTIZE:
             continue
         scale, zero, least, most = (float(v) for v in users[0].args[1:5])
-        low, high = (float(v) for v in (*node.args[1:], -1, 1)[:2])
+        low, high = clamp_bounds(node)
         ends = (least - zero) * scale, (most - zero) * scale
         if ends[0] < low - scale or ends[1] > high + scale:
             continue
