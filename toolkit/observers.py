@@ -142,6 +142,6 @@ def _narrow(observer: Any, low: float, high: float) -> bool:
 
 def clamp_bounds(node: Node) -> tuple[float, float]:
     """What a hardtanh clamps to: arguments that are left out are -1 and 1."""
-    given: Any = node.args[1:3]
-    low, high = (*given, *(-1.0, 1.0)[len(given) :])
-    return float(low), float(high)
+    bounds: list[Any] = [-1.0, 1.0]
+    bounds[: len(node.args) - 1] = node.args[1:]
+    return float(bounds[0]), float(bounds[1])
