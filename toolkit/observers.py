@@ -94,7 +94,8 @@ def forget_clamped(prepared: GraphModule) -> int:
 
     In relu(a + b), what a holds below −max(b) comes out as 0 whatever it is; in a clamp to
     [low, high], so does what lies below low − max(b) or above high − min(b). Its observer forgets
-    it, in place. Returns the count of observers that were changed.
+    it, in place: min_val, max_val and a histogram's bins. prepared: what prepare_pt2e gives, after
+    calibration. Returns the count of observers that were changed.
     """
     changed = 0
     for node in prepared.graph.nodes:

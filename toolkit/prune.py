@@ -145,7 +145,8 @@ def prune(
     importance is measured on.
 
     Never touched: the first and the last convolution of a component unless `also` names them, the
-    token table, and what crosses a component's boundary. The last row of `history` says what became of each layer.
+    token table, and what crosses a component's boundary. The last row of `history` says what became
+    of each layer.
     Raises BadInput for a wrong value or a target out of reach, EnvironmentFailed where the result
     does not equal the generator with the same channels ignored.
     """

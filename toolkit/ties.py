@@ -4,7 +4,7 @@ Runtimes scale whole numbers to the next grid in float32, each in an order of it
 exact result is a tie, or nearly one, the last bit decides which way it is rounded, and pictures
 differ by a step. A whole number times p/q, q odd, is never nearer to a tie than 1/(2 q): so the step
 of what is read (of a product: both, multiplied; of a layer: input and weight) and the step of the
-result are given such a ratio.
+result are given such a ratio. And what else stands between a layer and its rounding goes.
 """
 
 from __future__ import annotations
