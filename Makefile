@@ -109,13 +109,13 @@ bench-steady: $(VENV)/dev.stamp  ## do good artifacts pass 50 times in a row? si
 train: $(VENV)/train.stamp  ## emoji-teacher, into trained/; hours on two cores; resumes
 	nice $(BIN)/genedge train emoji-teacher --out trained --work .train --cache .cache
 
-small: $(VENV)/train.stamp $(VENV)/dev.stamp  ## emoji-small, into trained-small/, from emoji-teacher and the art; two or three hours on two cores; resumes
+student: $(VENV)/train.stamp $(VENV)/dev.stamp  ## emoji, into student/, from emoji-teacher and the art; two hours on two cores; resumes
 	$(BIN)/python -m genedge.toolkit.zoo.emoji.prompts .cache > prompts.txt
-	nice $(BIN)/genedge distill emoji-teacher --student genedge.toolkit.zoo.emoji.small:begun --components image --prompts prompts.txt --steps 12000 --batch 32 --rate 1.5e-3 --out distilled --force
-	nice $(BIN)/genedge train emoji-small --start distilled --out trained-small --work .train-small --cache .cache --force
+	nice $(BIN)/genedge prune emoji-teacher --components image --also image.entry --target-macs 94000000 --recover 2000 --batch 32 --rate 5e-4 --prompts prompts.txt --out pruned --force
+	nice $(BIN)/genedge train emoji --start pruned --out student --work .train-student --cache .cache --force
 
 evaluate: $(VENV)/train.stamp  ## scores of the bundled generators against the real art
-	for model in emoji emoji-teacher emoji-small; do echo $$model; $(BIN)/genedge evaluate $$model --cache .cache; done
+	for model in emoji emoji-teacher; do echo $$model; $(BIN)/genedge evaluate $$model --cache .cache; done
 
 clean:
 	rm -rf artifacts build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

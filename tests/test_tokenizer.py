@@ -29,7 +29,7 @@ def test_ids_of_the_bundled_model_equal_the_shared_vectors(tokenizer, row):
 def test_any_text_gives_ids_of_the_fixed_length(tokenizer, text):
     ids, _ = tokenizer.encode(text)
     assert ids.shape == (1, tokenizer.length)
-    assert ((ids >= 0) & (ids < 2048)).all()
+    assert ((ids >= 0) & (ids < 4096)).all()
 
 
 @given(text=st.text(max_size=60))

@@ -69,7 +69,6 @@ def test_the_coarsest_grid_is_found():
     counts, steps = on_a_grid(4, largest=32)
     weights = counts * steps[:, None]
     assert torch.allclose(grid_steps(weights), steps, rtol=1e-5)
-    assert torch.allclose(grid_steps(weights, finest=True), steps / 3, rtol=1e-5)
     observer = PortableWeightObserver(
         dtype=torch.int8, quant_min=-127, quant_max=127, ch_axis=0,
         qscheme=torch.per_channel_symmetric, eps=2**-16,

@@ -40,7 +40,6 @@ _SCHEMA = 3
 # Constructors by name: a saved generator names one of these, or package.module:function.
 CONSTRUCTORS = {
     "emoji": "genedge.toolkit.zoo.emoji:components",
-    "emoji-small": "genedge.toolkit.zoo.emoji.small:components",
     "emoji-teacher": "genedge.toolkit.zoo.emoji.teacher:components",
     "upscale": "genedge.toolkit.zoo.upscale:components",
 }

@@ -15,17 +15,13 @@ _OFF = 1e-3  # share of a step that float32 may err by
 _PROBED = 16  # columns that are looked at first: nearly every row and count of steps ends there
 
 
-def grid_steps(rows: Tensor, finest: bool = False) -> Tensor:
+def grid_steps(rows: Tensor) -> Tensor:
     """(N,): the largest step of which each row of (N, K) is a whole multiple, −127 to 127; 0 where
-    none is.
-
-    finest: the smallest such step instead: a row of 32 steps is one of 96 too. A row of zeros has
-    the step 1.
+    none is, 1 for a row of zeros. (A row of 32 steps is one of 96 finer ones, too.)
     """
     largest = rows.abs().amax(1)
     steps = torch.where(largest == 0, 1.0, 0.0)
-    counts = range(_FEWEST, LARGEST + 1)
-    for count in reversed(counts) if finest else counts:
+    for count in range(_FEWEST, LARGEST + 1):
         left = (steps == 0).nonzero().flatten()
         if not left.numel():
             break
@@ -48,7 +44,7 @@ def as_int8(weight: Tensor) -> tuple[Tensor, Tensor] | None:
     if weight.dim() < 2 or not weight.is_floating_point():
         return None
     for rows in (weight.reshape(1, -1), weight.flatten(1)):
-        steps = grid_steps(rows.float(), finest=True)  # as files have them already
+        steps = grid_steps(rows.float())
         if bool((steps > 0).all()):
             counts = (rows.float() / steps[:, None]).round().to(torch.int8)
             return counts.view(weight.shape), steps

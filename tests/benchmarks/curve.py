@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from small_decoder import begun
 
 from genedge.toolkit.distill import distill
 from genedge.toolkit.generator import Generator, resolve
@@ -27,7 +28,6 @@ from genedge.toolkit.zoo.emoji.judge import judge
 from genedge.toolkit.zoo.emoji.model import MEANINGS
 from genedge.toolkit.zoo.emoji.prompts import prompts_of
 from genedge.toolkit.zoo.emoji.scores import draw_prompts, scores_of
-from genedge.toolkit.zoo.emoji.small import begun
 from genedge.toolkit.zoo.emoji.train import load_data
 
 CACHE, WORK = Path(".cache"), Path("build/curve")
@@ -116,7 +116,7 @@ def table(rows: dict[str, dict[str, float]], columns: dict[str, Callable[[dict],
 
 def curve(teacher: Generator, art: Any, prompts: list[str]) -> list[str]:
     """The decoder's size against quality."""
-    models = {"teacher": teacher, "student": resolve("emoji-small")}
+    models = {"teacher": teacher, "student": resolve("emoji")}
     rows = {"`emoji-teacher`": measured("teacher", lambda: teacher, art)}
     whole = rows["`emoji-teacher`"]
     found: dict[str, dict[str, float]] = {}
@@ -132,7 +132,7 @@ def curve(teacher: Generator, art: Any, prompts: list[str]) -> list[str]:
 
         found[f"{origin}, pruned to 1/{ratio}"] = measured(f"{origin}-{ratio}", make, art)
     rows |= {n: r for n, r in found.items() if n.startswith("teacher")}
-    rows["`emoji-small`"] = measured("small", lambda: models["student"], art)
+    rows["`emoji`"] = measured("small", lambda: models["student"], art)
     rows |= {n: r for n, r in found.items() if n.startswith("student")}
 
     def over(key: str) -> Callable[[dict], str]:
@@ -163,7 +163,7 @@ def losses(teacher: Generator, art: Any, prompts: list[str]) -> list[str]:
         path = WORK / f"{short}.json"
         if not path.exists():
             settings = {"steps": LOSS_STEPS, "rate": 1.5e-3, "losses": weights}
-            made = learned(teacher, begun(), short, prompts, **settings)
+            made = learned(teacher, begun(teacher), short, prompts, **settings)
             path.write_text(json.dumps(judged(made, art)))
         rows[name] = json.loads(path.read_text())
         print(name, rows[name], flush=True)
@@ -172,7 +172,7 @@ def losses(teacher: Generator, art: Any, prompts: list[str]) -> list[str]:
 
 def text(art: Any, prompts: list[str]) -> list[str]:
     """The text side's size against quality: its decoder and the pictures to draw stay."""
-    small = resolve("emoji-small")
+    small = resolve("emoji")
     decoder = int8_bytes(decoder_of(small))
     rows: dict[str, dict[str, float]] = {}
     for size in (int8_bytes(small) - decoder, *TEXT_BYTES):
@@ -210,7 +210,7 @@ def main(page: Path, parts: tuple[str, ...]) -> None:
     if "curve" in parts:
         lines += [
             f"Pruned by `genedge prune --components image --target-macs`, then `genedge distill` from `emoji-teacher` for {STEPS:,} steps of 32",
-            "pictures. `emoji-small` itself was distilled for 12,000 steps and then trained with the art and a discriminator.",
+            "pictures. `emoji` itself was trained on with the art (its model card).",
             "",
             *curve(teacher, art, prompts),
         ]
@@ -223,8 +223,8 @@ def main(page: Path, parts: tuple[str, ...]) -> None:
         ]
     if "text" in parts:
         lines += [
-            "The text side of `emoji-small`, pruned by `genedge prune --components text --target-bytes` (its token table of 0.66 M numbers stays),",
-            f"then distilled for {TEXT_STEPS:,} steps of 64 pictures from `emoji-small` itself, the decoder kept.",
+            "The text side of `emoji`, pruned by `genedge prune --components text --target-bytes` (its token table of 0.66 M numbers stays),",
+            f"then distilled for {TEXT_STEPS:,} steps of 64 pictures from `emoji` itself, the decoder kept.",
             "",
             *text(art, prompts),
         ]

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from small_decoder import SmallDecoder
 from torch import Tensor, nn
 
 from genedge.toolkit.generator import resolve
@@ -37,7 +38,6 @@ from genedge.toolkit.zoo.emoji.codes import (
 from genedge.toolkit.zoo.emoji.data import STYLES, Art
 from genedge.toolkit.zoo.emoji.judge import judge
 from genedge.toolkit.zoo.emoji.losses import picture_loss
-from genedge.toolkit.zoo.emoji.student import SmallDecoder
 from genedge.toolkit.zoo.emoji.text import codes_of_names
 from genedge.toolkit.zoo.emoji.train import load_data
 

@@ -69,7 +69,7 @@ def latencies(folders: dict[str, Path]) -> dict[str, float]:
 
 def main(page: Path) -> None:
     art = load_data(CACHE, quiet)
-    teacher, student = resolve("emoji-teacher"), resolve("emoji-small")
+    teacher, student = resolve("emoji-teacher"), resolve("emoji")
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         target = multiply_adds(student) * 3 // 4

@@ -13,11 +13,11 @@ from genedge.runtime.errors import BadInput
 
 from .options import Debug, Model, Quiet, need_torch
 
-EMOJI = ("emoji", "emoji-small", "emoji-teacher")
+EMOJI = ("emoji", "emoji-teacher")
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="emoji-teacher or emoji-small")] = "emoji-teacher",
+    model: Annotated[str, typer.Argument(help="emoji-teacher or emoji")] = "emoji-teacher",
     out: Annotated[Path, typer.Option(help="Folder for the trained generator.")] = Path("trained"),
     work: Annotated[Path, typer.Option(help="Checkpoints; resumed from.")] = Path(".train"),
     cache: Annotated[Path, typer.Option(help="Downloads and the data set.")] = Path(".cache"),
@@ -25,23 +25,21 @@ def train(
         str,
         typer.Option(
             help="emoji-teacher: an earlier generator to widen; empty: from nothing. "
-            "emoji-small: a distilled one; empty: itself."
+            "emoji: a pruned emoji-teacher; empty: itself."
         ),
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace --out.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train emoji-teacher, or the decoder of emoji-small, on the art; resumes where it stopped."""
+    """Train emoji-teacher, or emoji from it, on the art; resumes where it stopped."""
     need_torch()
-    if model not in EMOJI[1:]:
-        raise BadInput(
-            f"model {model!r} is not trained from data; emoji-teacher and emoji-small are"
-        )
+    if model not in EMOJI:
+        raise BadInput(f"model {model!r} is not trained from data; emoji-teacher and emoji are")
     from ..generator import resolve
     from ..progress import reporting
     from ..zoo.emoji.train import train as train_teacher
-    from ..zoo.emoji.train import train_small
+    from ..zoo.emoji.train import train_student
 
     if out.exists() and not force:
         raise BadInput(f"{out} exists already; use --force to replace it, or another --out")
@@ -58,7 +56,7 @@ def train(
                 print(f"{what} {done}: {text}", file=sys.stderr, flush=True)
                 last[what] = text
 
-        run = train_small if model == "emoji-small" else train_teacher
+        run = train_student if model == "emoji" else train_teacher
         run(work, cache, out, report, force, begin)
     if not quiet:
         print(out)

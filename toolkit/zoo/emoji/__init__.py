@@ -1,4 +1,7 @@
-"""`emoji`: a prompt becomes a 64×64 RGBA picture in one of seven drawing styles."""
+"""`emoji`: a prompt becomes a 64×64 RGBA picture in one of seven drawing styles.
+
+`emoji-teacher`, pruned to a tenth of its decoder and trained on, with bounded layers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,5 @@ from .model import Decoder, TextSide
 
 
 def components() -> dict[str, nn.Module]:
-    """Untrained modules by component name; a saved generator fills them."""
-    text = TextSide(vocabulary=2048, embedding=160, width=384, hidden=1024, things=2048)
-    return {"text": text, "image": Decoder((256, 160, 96, 64))}
+    """Untrained modules by component name; a saved generator says which channels it keeps."""
+    return {"text": TextSide(bounded=True), "image": Decoder(bounded=True)}

@@ -6,6 +6,7 @@ normalisation, so that every target runs them whole and int8 needs no islands of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,36 +19,72 @@ TOKENS, VOCABULARY, MEANINGS = 32, 4096, 16
 # What a bounded text side clamps its layers' outputs to. Unbounded, the largest of 320 prompts are 12,
 # 53, 10, 26, 11, 49 and 9, and most prompts never come near: one int8 range for all is then coarse.
 BOUNDS = {
-    "conv1": (0.0, 7.0),
-    "conv2": (0.0, 14.0),
-    "words": (-4.0, 4.0),
-    "scaled": (-6.0, 6.0),
-    "shifted": (0.0, 6.0),
-    "things": (0.0, 12.0),
-    "code": (-6.0, 6.0),
+    "conv1": (0.0, 6.0),
+    "conv2": (0.0, 11.0),
+    "pooled": (0.0, 0.75),
+    "words": (-3.6, 3.6),
+    "scaled": (-5.2, 5.2),
+    "shifted": (0.0, 5.2),
+    "things": (0.0, 10.0),
+    "code": (-5.0, 5.0),
 }
 FIRST_BLOCKS, BLOCKS = (0, 2, 2, 1), (0, 3, 3, 2)  # before and after growing
 
 
-class Modulated(nn.Module):
-    """Residual block: convolution, scale and shift from `z`, ReLU, convolution, sum, ReLU."""
+class Clamp(nn.Module):
+    """Between two numbers, which are saved with the weights."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, low: float = -math.inf, high: float = math.inf) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: of any shape."""
+        if self.high < math.inf:
+            return F.hardtanh(x, self.low, self.high)
+        return x if self.low < 0 else torch.relu(x)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.low, self.high])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.low, self.high = (float(v) for v in state)
+
+
+class Modulated(nn.Module):
+    """Residual block: convolution, scale and shift from `z`, ReLU, convolution, sum, ReLU.
+
+    bounded: clamps of the first convolution, of the hidden units and of the sum instead.
+    """
+
+    def __init__(self, channels: int, width: int, bounded: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.scale = nn.Conv2d(width, channels, 1)
         self.shift = nn.Conv2d(width, channels, 1)
+        self.clamps: nn.ModuleList | None = None
         nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
         nn.init.normal_(self.conv2.weight, std=1e-3)
         for layer, bias in ((self.scale, 1.0), (self.shift, 0.0)):
             nn.init.normal_(layer.weight, std=0.02)
             layer.bias = nn.Parameter(torch.full((channels,), bias))
+        if bounded:
+            self.bound()
+
+    def bound(self) -> None:
+        """Puts clamps in, wide open."""
+        self.clamps = nn.ModuleList([Clamp(), Clamp(0.0), Clamp(0.0)])
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x: (B, C, H, W); z: (B, width, 1, 1)."""
-        h = torch.relu(self.conv1(x) * self.scale(z) + self.shift(z))
-        return torch.relu(x + self.conv2(h))
+        if self.clamps is None:
+            h = torch.relu(self.conv1(x) * self.scale(z) + self.shift(z))
+            return torch.relu(x + self.conv2(h))
+        first, hidden, total = self.clamps
+        h = hidden(first(self.conv1(x)) * self.scale(z) + self.shift(z))
+        drawn: Tensor = total(x + self.conv2(h))
+        return drawn
 
 
 class Stages(nn.Module):
@@ -91,27 +128,44 @@ class Stages(nn.Module):
 
 
 class Decoder(Stages):
-    """The large decoder: its blocks scale and shift by code and style."""
+    """The large decoder: its blocks scale and shift by code and style.
+
+    bounded: clamps after the first layer, in the blocks and before each doubling, wide open at first.
+    """
 
     def __init__(
         self,
         widths: tuple[int, ...] = (320, 224, 144, 80),
         blocks: tuple[int, ...] = BLOCKS,
         z_width: int = 256,
+        bounded: bool = False,
     ) -> None:
         super().__init__(Modulated, widths, blocks, z_width)
         self.z_hidden = nn.Linear(z_width, z_width)
+        self.clamps: nn.ModuleList | None = None
+        if bounded:
+            self.bound()
+
+    def bound(self) -> None:
+        """Puts clamps in, wide open; the pictures stay as they are."""
+        self.clamps = nn.ModuleList([Clamp(0.0), Clamp(), Clamp(), Clamp(), Clamp(0.0)])
+        for block in self.modules():
+            if isinstance(block, Modulated):
+                block.bound()
 
     def unclamped(self, code: Tensor, style: Tensor) -> Tensor:
         """See Stages."""
         z = torch.relu(self.code_in(code.flatten(1)) + self.style_in(style))
         z = torch.relu(self.z_hidden(z)).view(-1, self.z_hidden.out_features, 1, 1)
-        x = torch.relu(self.entry(code))
-        for blocks, up in zip(self.blocks, self.ups, strict=True):
+        x = self.entry(code)
+        x = self.clamps[0](x) if self.clamps is not None else torch.relu(x)
+        for i, (blocks, up) in enumerate(zip(self.blocks, self.ups, strict=True), 1):
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, z)
             x = up(x)
-            if up is self.ups[-1]:
+            if self.clamps is not None:
+                x = self.clamps[i](x)
+            elif up is self.ups[-1]:
                 x = torch.relu(x)  # before the shuffle: fused, and int8 spends no step below 0
             x = self.shuffle(x)
         picture: Tensor = self.exit(x)
@@ -171,7 +225,9 @@ class TextSide(nn.Module):
         x = self._within("conv1", self.conv1(x))
         x = self._within("conv2", self.conv2(x))
         mean = x.mean((2, 3), keepdim=True).flatten(1)
-        return mean if tokens.shape[1] == TOKENS else mean * (tokens.shape[1] / TOKENS)
+        if tokens.shape[1] != TOKENS:
+            mean = mean * (tokens.shape[1] / TOKENS)
+        return self._within("pooled", mean) if self.bounded else mean
 
     def thing(self, pooled: Tensor, meaning: Tensor) -> Tensor:
         """float32 (B, things): hidden units that tell what is meant.

@@ -29,6 +29,7 @@ from .codes import BATCH, batch_rows, one_hot, pictures_of
 from .data import Art
 from .losses import picture_loss
 from .model import Stages, TextSide
+from .robust import rounded
 from .sharpen import Discriminator, critic_loss, feature_distance, r1_penalty
 from .text import PromptBatches, joined, judge_prompts
 
@@ -54,12 +55,13 @@ def fit_pictures(
     steps: int,
     rates: tuple[float, float] = (3e-4, 4e-4),
     critic: Discriminator | None = None,
+    levels: int = 0,
     seed: int = 2,
 ) -> tuple[TextSide, D]:
     """Trains copies of text side and decoder; returns their averages. Resumes from `work`.
 
     rates: of the text side, which stays as it is at 0, and of the decoder. critic: trained beside
-    them at 4e-4.
+    them at 4e-4. levels: see `rounded`, of each side that learns; 0 for none.
     """
     torch.manual_seed(seed)
     live_text, live_decoder = copy.deepcopy(text), copy.deepcopy(decoder)
@@ -94,12 +96,15 @@ def fit_pictures(
         emoji = art.emoji_of[chosen]
         tokens, choices = batches.either(emoji, random, KEYWORD_SHARE)
         more, more_choices, meant = batches.keywords(random, KEYWORDS)
+        said, which = joined(tokens, more), torch.cat([choices, more_choices])
         with fast():
-            written = live_text(joined(tokens, more), torch.cat([choices, more_choices]))
+            with rounded(live_text, levels if rates[0] else 0):
+                written = live_text(said, which)
             code = written[:BATCH]
             size = CODE_NOISE * torch.from_numpy(random.random((BATCH, 1, 1, 1), np.float32))
             jitter = torch.from_numpy(random.standard_normal(code.shape, np.float32))
-            raw = live_decoder.unclamped(code + size * jitter, style)
+            with rounded(live_decoder, levels):
+                raw = live_decoder.unclamped(code + size * jitter, style)
         raw, code = raw.float(), code.float()
         wanted = batches.codes[torch.from_numpy(np.concatenate([emoji, meant]))]
         near = F.mse_loss(written.float(), wanted)
@@ -142,7 +147,8 @@ def fit_pictures(
         }
         for name, module in parts.items():
             mine = {k: v for k, v in average.tensors.items() if k.startswith(name + ".")}
-            module.load_state_dict({k.removeprefix(name + "."): v for k, v in mine.items()})
+            mean = {k.removeprefix(name + "."): v for k, v in mine.items()}
+            module.load_state_dict({**module.state_dict(), **mean})  # clamps have no mean
         return parts["text"], parts["decoder"]  # type: ignore[return-value]
 
     run_phase(

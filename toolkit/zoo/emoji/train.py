@@ -1,4 +1,4 @@
-"""`genedge train`: emoji-teacher from nothing or from an earlier one, emoji-small from a distilled one."""
+"""`genedge train`: emoji-teacher from nothing or from an earlier one, emoji from a pruned one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,9 +42,9 @@ from .codes import fit_codes, grown, widened
 from .model import MEANINGS, TOKENS, VOCABULARY, Decoder, TextSide
 from .paraphrases import kept_out
 from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
+from .robust import silenced, tightened
 from .scores import scores_of
 from .sharpen import Discriminator
-from .student import SmallDecoder
 from .text import PromptBatches, codes_of_names, fit_text
 from .transplant import transplanted
 from .wider import wider_words
@@ -51,7 +52,8 @@ from .wider import wider_words
 M = TypeVar("M", bound=nn.Module)
 PHASES = ["codes", "refine", "text", "joint", "sharpen"]
 REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
-ART_STEPS, SMALL_SHARPEN_STEPS = 10_000, 500  # of the small decoder, on the art
+ART_STEPS, ROUNDED_STEPS, STUDENT_SHARPEN_STEPS = 9000, 3000, 500  # of the student, on the art
+LEVELS = 192  # that layers' outputs are rounded to in the last two phases
 ONWARD = 12_500  # steps of text, where a trained one is gone on from
 STORED_STEPS = 32  # of the largest weight of a row: a quarter less in a compressed history than 64
 CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
@@ -289,7 +291,15 @@ def train(
     return out
 
 
-def train_small(
+def bounded(text: TextSide) -> TextSide:
+    """A copy with clamped layers (see BOUNDS), its token table on its int8 grid; no other weight
+    changes. What int8 rounds then has the range that most prompts use."""
+    made = copy.deepcopy(text)
+    made.bounded, made.embedding = True, on_grid(made.embedding)
+    return made
+
+
+def train_student(
     work: Path,
     cache: Path,
     out: Path,
@@ -297,40 +307,61 @@ def train_small(
     force: bool = False,
     start: Generator | None = None,
 ) -> Path:
-    """The decoder of a distilled `emoji-small` goes on with the art itself; its text side stays.
+    """A pruned `emoji-teacher` goes on with the art itself, and learns to be rounded.
 
-    What its teacher draws is all that distillation shows it; the art is sharper. start: the
-    distilled generator, `emoji-small` itself where None is given. Resumes from `work`; saves the
-    result and its scores to `out`. Raises BadInput where `start` has no small decoder.
+    Both sides are bounded. What its teacher draws is all that distillation shows a student; the art
+    is sharper. start: the pruned generator, `emoji` itself where None is given. Resumes from
+    `work`; saves the result and its scores to `out`. Raises BadInput where `start` is of another kind.
     """
-    start = start or resolve("emoji-small")
+    start = start or resolve("emoji")
+    if start.constructor not in ("emoji", "emoji-teacher"):
+        raise BadInput(f"{start.name} is no pruned emoji-teacher; prune one first: make student")
     text, decoder = (c.module for c in start.components)
-    if not isinstance(text, TextSide) or not isinstance(decoder, SmallDecoder):
-        raise BadInput(f"{start.name} has no small decoder; distill one first: make small")
+    assert isinstance(text, TextSide)
+    assert isinstance(decoder, Decoder)
     assert start.tokenizer is not None
+    text = bounded(text)
     art = load_data(cache, report)
     work.mkdir(parents=True, exist_ok=True)
     words = load_words(art, cache, work, report)
     codes = codes_of_names(text, words.captions, start.tokenizer)
     batches = words.batches(start.tokenizer, codes)
-    _, decoder = fit_pictures(
-        "art", art, batches, text, decoder, work, report, steps=ART_STEPS, rates=(0.0, 1e-3)
+    fit = partial(fit_pictures, art=art, batches=batches, work=work, report=report)
+    text, decoder = fit("art", text=text, decoder=decoder, steps=ART_STEPS, rates=(3e-4, 8e-4))
+    codes = codes_of_names(text, words.captions, start.tokenizer)
+    codes = codes[torch.from_numpy(words.captions.rows)]
+    decoder = tightened(silenced(decoder, codes), codes)
+    text, decoder = fit(
+        "rounded",
+        text=text,
+        decoder=decoder,
+        steps=ROUNDED_STEPS,
+        rates=(1e-4, 3e-4),
+        levels=LEVELS,
     )
-    _, decoder = fit_pictures(
+    table = on_grid(text.embedding)
+    text = coarse(text)  # and stays: the decoder is fitted to what is stored of it
+    text.embedding = table
+    _, decoder = fit(
         "art-sharpen",  # a name of its own: the teacher may have the same folder
-        art,
-        batches,
-        text,
-        decoder,
-        work,
-        report,
-        steps=SMALL_SHARPEN_STEPS,
+        text=text,
+        decoder=decoder,
+        steps=STUDENT_SHARPEN_STEPS,
         rates=(0.0, 2e-4),
         critic=Discriminator(),
+        levels=LEVELS,
     )
-    components = (start.components[0], replace(start.components[1], module=on_grid(decoder)))
-    note = {"pass": "train", "phases": ["art", "sharpen", "grid of int8"]}
-    generator = replace(start, components=components, history=(*start.history, note))
+    made = text, on_grid(decoder)
+    note = {"pass": "train", "phases": ["bounds", "art", "rounded", "sharpen", "grid of int8"]}
+    generator = replace(
+        start,
+        name="emoji",
+        constructor="emoji",
+        components=tuple(
+            replace(c, module=m.eval()) for c, m in zip(start.components, made, strict=True)
+        ),
+        history=(*start.history, note),
+    )
     save(generator, out, force=force, half=True)
     scores = scores_of(load_saved(out), art, cache, report)
     (out / "scores.json").write_text(json.dumps({"scores": scores}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""`emoji-teacher`: what `emoji-small` is distilled from; its weights are in the repository, not in wheels."""
+"""`emoji-teacher`: what `emoji` is pruned from; its weights are in the repository, not in wheels."""
 
 from __future__ import annotations
 

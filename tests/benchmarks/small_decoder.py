@@ -1,30 +1,18 @@
-"""What `emoji-small` has instead of its teacher's two sides.
+"""A small decoder of its own kind, for trials: a tenth of the teacher's multiply-adds and weights.
 
-The decoder has a tenth of its teacher's multiply-adds and weights. What int8 loses, it loses where
-activations are rounded; so it rounds a third as often. Its blocks shift by code and style and do not
-scale, and there are few of them. The text side is the teacher's, bounded: see model.BOUNDS.
+Its blocks shift by code and style and do not scale, and there are few of them: it rounds a third as
+often as its teacher. A student had it before `emoji`'s decoder was pruned from the teacher's.
 """
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from genedge.toolkit.quantize import on_grid
-
-from .model import Stages, TextSide
-
-
-def bounded(text: TextSide) -> TextSide:
-    """A copy with clamped layers, its token table on its int8 grid; no other weight changes.
-
-    What int8 rounds then has the range that most prompts use.
-    """
-    made = copy.deepcopy(text)
-    made.bounded, made.embedding = True, on_grid(made.embedding)
-    return made
+from genedge.toolkit.generator import Generator
+from genedge.toolkit.zoo.emoji.model import Stages
 
 
 class Shifted(nn.Module):
@@ -68,3 +56,10 @@ class SmallDecoder(Stages):
             x = self.shuffle(torch.relu(up(x)))
         picture: Tensor = self.exit(x)
         return picture
+
+
+def begun(teacher: Generator) -> Generator:
+    """The teacher's text side, and an untrained small decoder."""
+    text, image = teacher.components
+    torch.manual_seed(0)
+    return replace(teacher, name="begun", components=(text, replace(image, module=SmallDecoder())))

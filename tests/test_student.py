@@ -1,0 +1,180 @@
+"""`emoji-teacher` and `emoji` draw what English and Chinese prompts say, alike."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from genedge.runtime.errors import BadInput
+from genedge.runtime.picture import over
+from genedge.toolkit import generator
+from genedge.toolkit.generator import resolve
+from genedge.toolkit.zoo.emoji.model import BOUNDS, Clamp, Decoder, TextSide
+from genedge.toolkit.zoo.emoji.robust import rounded, silenced, tightened
+from genedge.toolkit.zoo.emoji.train import bounded
+
+ROOT = Path(__file__).parents[1]
+ZOO = ROOT / "toolkit" / "zoo" / "emoji"
+# The names of Unicode, and those of CLDR in Chinese.
+NAMES = {
+    "red apple": "红苹果",
+    "rocket": "火箭",
+    "dog face": "狗脸",
+    "rabbit face": "兔子头",
+    "grapes": "葡萄",
+    "banana": "香蕉",
+    "fire": "火焰",
+    "rainbow": "彩虹",
+    "guitar": "吉他",
+    "snowman": "雪与雪人",
+    "crown": "皇冠",
+    "rose": "玫瑰",
+    "elephant": "大象",
+    "butterfly": "蝴蝶",
+    "umbrella": "伞",
+    "robot": "机器人",
+}
+
+
+@pytest.fixture(scope="module", params=["emoji-teacher", "emoji"])
+def model(request):
+    return resolve(request.param)
+
+
+def white(model, prompt, style=""):
+    return over(model.pixels(model.prepare(prompt, 1, style)), (255, 255, 255)).astype(float)
+
+
+def nearest(drawn, real):
+    return ((np.stack(drawn)[:, None] - np.stack(real)[None]) ** 2).mean((2, 3, 4)).argmin(1)
+
+
+def test_held_out_pairs_are_nearer_to_their_own_picture_than_to_the_others(model):
+    """Among 64 held-out pictures of all styles, chance would find 1 of 64."""
+    with np.load(ROOT / "tests" / "data" / "held_out.npz") as held:
+        prompts, real = held["prompts"][:64].tolist(), held["pictures"][:64].astype(float)
+    real = real[..., :3] + 255 - real[..., 3:]
+    drawn = [white(model, p) for p in prompts]
+    assert (nearest(drawn, real) == np.arange(64)).mean() > 0.4
+
+
+def test_chinese_names_draw_what_english_ones_draw(model):
+    english = [white(model, name, "noto") for name in NAMES]
+    chinese = [white(model, name, "noto") for name in NAMES.values()]
+    assert (nearest(chinese, english) == np.arange(len(NAMES))).mean() >= 0.75
+
+
+def test_the_student_has_a_tenth_of_the_decoders_work_and_weights():
+    code, style, found = torch.zeros(1, 64, 4, 4), torch.zeros(1, 7), []
+    for name in ("emoji-teacher", "emoji"):
+        decoder = resolve(name).components[1].module
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            assert decoder(code, style).shape == (1, 4, 64, 64)
+        found.append((counter.get_total_flops(), sum(p.numel() for p in decoder.parameters())))
+    assert found[0][0] > 10 * found[1][0]
+    assert found[0][1] > 10 * found[1][1]
+
+
+def test_bounding_a_text_side_changes_no_weight_but_the_token_tables():
+    text = TextSide()
+    for (name, a), b in zip(text.named_parameters(), bounded(text).parameters(), strict=True):
+        apart = (a - b).abs().max()
+        assert apart == 0 if name != "embedding.weight" else 0 < apart < a.abs().max() / 200
+
+
+def test_no_layer_of_a_bounded_text_side_leaves_its_bounds():
+    torch.manual_seed(0)
+    free = TextSide()
+    with torch.no_grad():
+        for parameter in free.parameters():
+            parameter.mul_(3)
+    held = bounded(free)
+    tokens, meaning = torch.randint(1, 4096, (2, 32)), torch.eye(16)[:2]
+    assert free(tokens, meaning).abs().max() > 6
+    assert held(tokens, meaning).abs().max() == BOUNDS["code"][1]
+    assert held.thing(held.pooled(tokens), meaning).max() == BOUNDS["things"][1]
+    assert not free.bounded
+
+
+def small_decoder(**more):
+    torch.manual_seed(0)
+    decoder = Decoder((16, 16, 16, 16), (0, 1, 1, 1), 16, **more).eval()
+    for stage in decoder.blocks[1:]:
+        torch.nn.init.normal_(stage[0].conv2.weight, std=0.1)
+    return decoder
+
+
+def test_wide_clamps_change_nothing_and_tightened_ones_hold_what_a_share_of_pictures_needs():
+    free, codes = small_decoder(), torch.randn(200, 64, 4, 4)
+    wide, style = small_decoder(bounded=True), torch.eye(7)[torch.arange(200) % 7]
+    with torch.no_grad():
+        assert torch.equal(wide(codes, style), free(codes, style))
+        held = tightened(wide, codes, share=0.25)
+        seen = []
+        held.clamps[0].register_forward_hook(lambda m, inputs, y: seen.append((inputs[0], y)))
+        held(codes, style)
+    before, after = seen[0]
+    assert after.max() == held.clamps[0].high
+    assert 0.1 < (before.flatten(1).amax(1) < held.clamps[0].high).float().mean() < 0.4
+    assert all(m.low <= 0 < m.high < torch.inf for m in held.modules() if isinstance(m, Clamp))
+    assert wide.clamps[0].high == torch.inf
+
+
+def test_bounds_are_saved_with_the_weights():
+    codes, style = torch.randn(9, 64, 4, 4), torch.eye(7)[:1].expand(9, 7)
+    held, other = tightened(small_decoder(), codes, share=0.2), small_decoder(bounded=True)
+    with torch.no_grad():
+        assert not torch.equal(other(codes, style), held(codes, style))
+        other.load_state_dict(held.state_dict())
+        assert torch.equal(other(codes, style), held(codes, style))
+
+
+def test_a_rounded_decoder_has_few_levels_inside_and_is_itself_outside():
+    torch.manual_seed(0)
+    decoder = Decoder((16, 16, 16, 16), (0, 1, 0, 0), 16)
+    code, style = torch.randn(1, 64, 4, 4), torch.eye(7)[:1]
+    with torch.no_grad():
+        before = decoder.unclamped(code, style)
+        with rounded(decoder, 0):
+            assert torch.equal(decoder.unclamped(code, style), before)
+        with rounded(decoder, 16):
+            assert len(decoder.entry(code).unique()) <= 16
+            assert not torch.equal(decoder.unclamped(code, style), before)
+        assert torch.equal(decoder.unclamped(code, style), before)
+
+
+def test_a_clamp_narrower_than_what_a_layer_gives_sets_its_levels():
+    torch.manual_seed(0)
+    text = TextSide(vocabulary=50, embedding=8, width=16, hidden=16, things=16)
+    torch.nn.init.constant_(text.write.bias, 1e3)
+    pooled, meaning = torch.randn(4, 16), torch.eye(16)[:4]
+    with torch.no_grad():
+        for held, step in ((False, 1e3 / 99), (True, BOUNDS["code"][1] / 99)):
+            text.bounded = held
+            with rounded(text, 100):
+                seen = text.write(text.thing(pooled, meaning)) / step
+            assert (seen - seen.round()).abs().max() < (0.02 if held else 0.5)
+
+
+def test_weights_on_dead_channels_become_0_and_change_no_picture():
+    torch.manual_seed(0)
+    decoder = Decoder((16, 16, 16, 16), (0, 1, 0, 0), 16).eval()
+    with torch.no_grad():
+        decoder.ups[3].bias[:8] = -1e3  # two of the 16 last channels, four pixels each
+    codes, style = torch.randn(9, 64, 4, 4), torch.eye(7)[:2]
+    made = silenced(decoder, codes)
+    with torch.no_grad():
+        assert torch.allclose(made(codes[:2], style), decoder(codes[:2], style), atol=1e-6)
+    assert (made.exit.weight[:, :2] == 0).all()
+    assert (made.exit.weight[:, 2:] != 0).all()
+
+
+def test_weights_that_the_wheel_does_not_carry_are_named(monkeypatch, tmp_path):
+    module = importlib.import_module("genedge.toolkit.zoo.emoji.teacher")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(generator.importlib, "import_module", lambda name: module)
+    with pytest.raises(BadInput, match="emoji-teacher are in genedge's repository, not in its"):
+        resolve("emoji-teacher")

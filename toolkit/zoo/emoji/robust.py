@@ -1,0 +1,144 @@
+"""Sides that mind int8 less: they learn with rounded values, within bounds, without dead weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .codes import one_hot
+from .model import BOUNDS, STYLE_COUNT, Clamp, Decoder, Modulated, Stages, TextSide
+
+D = TypeVar("D", bound=Stages)
+WEIGHT_STEPS = 63  # each way: what `portable` can always keep
+TEXT_STEPS = 32  # as the text side is stored
+NEAR = 0.3  # largest distance of a code from one of training, in standard deviations
+SHARE = 0.3  # of the pictures that no bound touches, at each place
+
+
+@contextmanager
+def rounded(side: nn.Module, levels: int) -> Iterator[None]:
+    """Inside, all layers, clamps and blocks but the layer that draws give their outputs on so many levels of
+    the batch's range, or of their clamp's where that is narrower, and every layer's weights lie on
+    few steps: what learns so minds int8 less. Gradients pass as they are. 0 levels: no change."""
+    clamps = _clamps(side)
+
+    def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        with torch.no_grad():
+            low, high = output.amin().clamp(max=0), output.amax().clamp(min=0)
+            if module in clamps:
+                low, high = (v.clamp(*clamps[module]) for v in (low, high))
+            step = ((high - low) / (levels - 1)).clamp(min=1e-8)
+            error = (output / step).round() * step - output
+        return output + error
+
+    layers = [m for m in side.modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and levels]
+    blocks = [m for m in side.modules() if isinstance(m, (Modulated, Clamp)) and levels]
+    last = side.exit if isinstance(side, Stages) else None
+    handles = [m.register_forward_hook(hook) for m in layers + blocks if m is not last]
+    weights = {m: m._parameters.pop("weight") for m in layers}
+    steps = TEXT_STEPS if isinstance(side, TextSide) else WEIGHT_STEPS
+    for layer, weight in weights.items():
+        layer.weight = _on_steps(weight, steps)  # type: ignore[arg-type, assignment]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer, weight in weights.items():
+            del layer.weight
+            layer.weight = weight  # type: ignore[assignment]
+
+
+def _clamps(side: nn.Module) -> dict[nn.Module, tuple[float, float]]:
+    """What the outputs of a bounded side's layers are clamped to next."""
+    if isinstance(side, TextSide) and side.bounded:
+        named = {"conv1": "conv1", "conv2": "conv2", "words": "words", "hidden": "things"}
+        return {getattr(side, k): BOUNDS[v] for k, v in {**named, "write": "code"}.items()}
+    held: dict[nn.Module, tuple[float, float]] = {}
+    for m in side.modules():
+        if isinstance(m, (Modulated, Decoder)) and m.clamps is not None:
+            ends = [(c.low, c.high) for c in m.clamps if isinstance(c, Clamp)]
+            if isinstance(m, Modulated):
+                held |= {m.conv1: ends[0], m.conv2: (-ends[2][1], ends[2][1])}
+            else:
+                held |= dict(zip([m.entry, *m.ups], ends, strict=True))
+    return held
+
+
+def _on_steps(weight: Tensor, steps: int) -> Tensor:
+    """The weights on so many steps each way of each row's largest; the gradient passes as it is."""
+    with torch.no_grad():
+        largest = weight.flatten(1).abs().amax(1).clamp(min=1e-9)
+        step = (largest / steps).view(-1, *[1] * (weight.dim() - 1))
+        error = (weight / step).round() * step - weight
+    return weight + error
+
+
+@torch.no_grad()
+def silenced(decoder: D, codes: Tensor, seed: int = 0) -> D:
+    """A copy whose weights on dead channels are 0: those that no code lights, in any style.
+
+    Such a weight changes no picture, and may set the int8 steps of its whole row. codes: float32
+    (N, 64, 4, 4); each is drawn twice, near itself, in a style at random.
+    """
+    made = copy.deepcopy(decoder)
+    layers = {n: m for n, m in made.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    largest: dict[str, Tensor] = {}
+
+    def seen(name: str, value: Tensor) -> None:
+        channels = value.abs().transpose(0, 1).flatten(1).amax(1)
+        largest[name] = torch.maximum(largest.get(name, channels), channels)
+
+    handles = [
+        m.register_forward_hook(lambda m, i, o, n=n: seen(n, i[0]))  # type: ignore[misc]
+        for n, m in layers.items()
+    ]
+    _draw(made, codes, seed)
+    for handle in handles:
+        handle.remove()
+    for name, layer in layers.items():
+        layer.weight[:, largest[name] == 0] = 0
+    return made
+
+
+@torch.no_grad()
+def tightened(decoder: Decoder, codes: Tensor, share: float = SHARE, seed: int = 0) -> Decoder:
+    """A copy whose clamps hold all that a share of the pictures needs, at each place: one range for
+    all pictures is then not set by a few. It has to learn with them: see `rounded`.
+
+    codes: as `silenced` takes them.
+    """
+    made = copy.deepcopy(decoder)
+    made.bound()
+    lowest: dict[Clamp, list[Tensor]] = {}
+    highest: dict[Clamp, list[Tensor]] = {}
+
+    def seen(clamp: Clamp, value: Tensor) -> None:
+        flat = value.flatten(1)
+        lowest.setdefault(clamp, []).append(flat.amin(1))
+        highest.setdefault(clamp, []).append(flat.amax(1))
+
+    clamps = [m for m in made.modules() if isinstance(m, Clamp)]
+    handles = [m.register_forward_hook(lambda m, i, o: seen(m, i[0])) for m in clamps]
+    _draw(made, codes, seed)
+    for handle in handles:
+        handle.remove()
+    for clamp in clamps:
+        low, high = (torch.cat(v[clamp]) for v in (lowest, highest))
+        ends = torch.stack([low.quantile(1 - share), high.quantile(share)]).bfloat16()
+        clamp.low, clamp.high = max(clamp.low, min(float(ends[0]), 0.0)), max(float(ends[1]), 0.0)
+    return made
+
+
+def _draw(decoder: Stages, codes: Tensor, seed: int) -> None:
+    """Each code twice, near itself, in a style at random."""
+    random = torch.Generator().manual_seed(seed)
+    for some in [*codes.split(128), *codes.split(128)]:
+        noise = NEAR * torch.randn(some.shape, generator=random)
+        style = torch.randint(STYLE_COUNT, (len(some),), generator=random)
+        decoder.unclamped(some + noise, one_hot(style))
