@@ -58,7 +58,7 @@ class PromptTest {
     fun `a prompt too long says what is lost`() {
         val warnings = prepared("apple " .repeat(50) + "zebra").warnings
         assertTrue(warnings.single(), warnings.single().endsWith("zebra"))
-        assertTrue(prepared("红苹果").warnings.single().contains("guess"))
+        assertTrue(prepared("りんご").warnings.single().contains("guess"))
         assertEquals(emptyList<String>(), prepared("a red apple").warnings)
     }
 
