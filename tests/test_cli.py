@@ -96,6 +96,7 @@ def test_a_bad_file_of_prompts_is_refused(artifact, tmp_path, data, message):
         (["export", "os.path:nothing", "--target", "onnx"], 2, "no such function"),
         (["train", "cats"], 2, "'cats' is not trained from data; emoji-teacher and"),
         (["train", "emoji", "--start", "upscale"], 2, "upscale does not draw emoji"),
+        (["train", "emoji", "--start", "emoji-teacher"], 2, "emoji-teacher is not pruned"),
         (["evaluate", "upscale"], 2, "upscale does not draw emoji"),
         (["evaluate", "--beside", "emoji"], 2, "name a folder with --sheets"),
         (["adopt", "x.onnx"], 2, "name the float generator with --reference MODEL"),

@@ -29,7 +29,7 @@ from .codes import BATCH, batch_rows, one_hot, pictures_of
 from .data import Art
 from .losses import picture_loss
 from .model import Stages, TextSide
-from .robust import rounded
+from .robust import CODE_NOISE, rounded
 from .sharpen import Discriminator, critic_loss, feature_distance, r1_penalty
 from .text import PromptBatches, joined, judge_prompts
 
@@ -37,9 +37,6 @@ D = TypeVar("D", bound=Stages)
 JOINT_STEPS, SHARPEN_STEPS = 11_000, 1200
 CODE_WEIGHT = 0.04
 KEYWORDS, KEYWORD_SHARE = 32, 0.25  # keywords beside each batch, and among its prompts
-CODE_NOISE = (
-    0.3  # largest standard deviation; smaller than in the first phase, where codes are exact
-)
 ADVERSARIAL_WEIGHT, FEATURE_WEIGHT, R1_WEIGHT, R1_EVERY = 0.04, 0.05, 1.0, 8
 
 

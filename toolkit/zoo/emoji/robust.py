@@ -16,15 +16,20 @@ from .model import BOUNDS, STYLE_COUNT, Clamp, Decoder, Modulated, Stages, TextS
 D = TypeVar("D", bound=Stages)
 WEIGHT_STEPS = 63  # each way: what `portable` can always keep
 TEXT_STEPS = 32  # as the text side is stored
-NEAR = 0.3  # largest distance of a code from one of training, in standard deviations
+# Largest standard deviation of what is added to codes, smaller than in the first phase, where codes
+# are exact.
+CODE_NOISE = 0.3
 SHARE = 0.3  # of the pictures that no bound touches, at each place
 
 
 @contextmanager
 def rounded(side: nn.Module, levels: int) -> Iterator[None]:
-    """Inside, all layers, clamps and blocks but the layer that draws give their outputs on so many levels of
-    the batch's range, or of their clamp's where that is narrower, and every layer's weights lie on
-    few steps: what learns so minds int8 less. Gradients pass as they are. 0 levels: no change."""
+    """Inside, a side computes with rounded values, so that what learns so minds int8 less.
+
+    Layers, clamps and blocks, but not the layer that draws, give their outputs on `levels` levels of
+    the batch's range, or of their clamp's where that is narrower; weights lie on WEIGHT_STEPS or
+    TEXT_STEPS steps each way. Gradients pass as they are. 0 levels: no change.
+    """
     clamps = _clamps(side)
 
     def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
@@ -139,6 +144,6 @@ def _draw(decoder: Stages, codes: Tensor, seed: int) -> None:
     """Each code twice, near itself, in a style at random."""
     random = torch.Generator().manual_seed(seed)
     for some in [*codes.split(128), *codes.split(128)]:
-        noise = NEAR * torch.randn(some.shape, generator=random)
+        noise = CODE_NOISE * torch.randn(some.shape, generator=random)
         style = torch.randint(STYLE_COUNT, (len(some),), generator=random)
         decoder.unclamped(some + noise, one_hot(style))

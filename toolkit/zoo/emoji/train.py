@@ -311,11 +311,11 @@ def train_student(
 
     Both sides are bounded. What its teacher draws is all that distillation shows a student; the art
     is sharper. start: the pruned generator, `emoji` itself where None is given. Resumes from
-    `work`; saves the result and its scores to `out`. Raises BadInput where `start` is of another kind.
+    `work`; saves the result and its scores to `out`. Raises BadInput where `start` is not pruned.
     """
     start = start or resolve("emoji")
-    if start.constructor not in ("emoji", "emoji-teacher"):
-        raise BadInput(f"{start.name} is no pruned emoji-teacher; prune one first: make student")
+    if not start.components[-1].kept:
+        raise BadInput(f"{start.name} is not pruned; prune it first, as make student does")
     text, decoder = (c.module for c in start.components)
     assert isinstance(text, TextSide)
     assert isinstance(decoder, Decoder)
