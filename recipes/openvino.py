@@ -18,15 +18,17 @@ import onnx
 import openvino
 from onnx import helper, numpy_helper
 
-from . import Options, Programs
+from . import Names, Options, Programs
 from .onnx import drop_unused, to_model, to_unsigned, write
+
+SHARED_BYTES = 16  # scalars, and shapes of few numbers
 
 
 def _drop_zero_points(model: onnx.ModelProto) -> None:
-    """Symmetric weights need none: a DequantizeLinear without one costs OpenVINO no subtraction."""
+    """Zeros need none: a DequantizeLinear without a zero point costs OpenVINO no subtraction."""
     stored = {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in stored and len(node.input) == 3:
+        if node.op_type == "DequantizeLinear" and len(node.input) == 3:
             zero = stored.get(node.input[2])
             if zero is not None and not numpy_helper.to_array(zero).any():
                 node.input.pop()
@@ -105,6 +107,31 @@ def _fold_reshapes(model: openvino.Model) -> None:
             openvino.utils.replace_node(node, folded)
 
 
+def _share_constants(model: openvino.Model) -> None:
+    """Small constants of the same value become one, and so do their casts: each is 200 bytes of XML."""
+    known: dict[tuple[object, ...], openvino.Node] = {}
+    for node in model.get_ordered_ops():
+        casts = node.get_type_name() == "Convert"
+        constant = node.input_value(0).get_node() if casts else node
+        if constant.get_type_name() != "Constant" or constant.data.nbytes > SHARED_BYTES:
+            continue
+        kinds = [str(n.get_output_element_type(0)) for n in (node, constant)]
+        key = (*kinds, tuple(constant.get_output_shape(0)), constant.data.tobytes())
+        first = known.setdefault(key, node)
+        if first is not node:
+            openvino.utils.replace_node(node, first)
+
+
+def _shortened(text: str, names: Names) -> str:
+    """The XML of an int8 graph without sizes of ports, types of inputs, and names of tensors that
+    nobody asks for: the reader does without."""
+    text = text.replace(" />", "/>")
+    text = re.sub(r"(<port [^>]*)>(?:<dim>\d+</dim>)+</port>", r"\1/>", text)
+    text = re.sub(r"<input>.*?</input>", lambda m: re.sub(r' precision="\w+"', "", m[0]), text)
+    asked = "|".join(map(re.escape, (*names.inputs, *names.outputs)))
+    return re.sub(rf' names="(?!(?:[^"]*,)?(?:{asked})[,"])[^"]*"', "", text)
+
+
 def export(programs: Programs, directory: Path, options: Options) -> dict[str, list[Path]]:
     """Writes <component>.xml and .bin for each program; returns the files by component."""
     files = {}
@@ -121,6 +148,7 @@ def export(programs: Programs, directory: Path, options: Options) -> dict[str, l
                 onnx_files = write(source, Path(between) / "model.onnx")
                 model = openvino.Core().read_model(onnx_files[0])
                 _fold_reshapes(model)
+                _share_constants(model)
                 openvino.save_model(model, path, compress_to_fp16=False)
                 del model
         else:
@@ -132,10 +160,8 @@ def export(programs: Programs, directory: Path, options: Options) -> dict[str, l
             openvino.save_model(model, path, compress_to_fp16=options.precision == "fp16")
             del model
         text = re.sub(r">\s+<", "><", path.read_text())  # a third of its bytes is indent
-        if options.precision == "int8":  # sizes and names that the reader does without: a fifth
-            text = re.sub(r"(<port [^>]*)>(?:<dim>\d+</dim>)+</port>", r"\1 />", text)
-            asked = "|".join(map(re.escape, (*names.inputs, *names.outputs)))
-            text = re.sub(rf' names="(?!(?:[^"]*,)?(?:{asked})[,"])[^"]*"', "", text)
+        if options.precision == "int8":
+            text = _shortened(text, names)
         path.write_text(text)
         files[name] = [path, path.with_suffix(".bin")]
     return files

@@ -105,6 +105,19 @@ def test_one_float_tensor_among_int8_ones_is_named(artifacts, tmp_path):
     assert named.endswith("(float32 [64, 16, 1, 1])")
 
 
+def test_openvino_holds_each_small_constant_once(artifacts):
+    import openvino
+
+    model = openvino.Core().read_model(artifacts["openvino", "int8"] / "image.xml")
+    constants = [n for n in model.get_ops() if n.get_type_name() == "Constant"]
+    small = [
+        (str(n.get_element_type()), tuple(n.get_output_shape(0)), n.data.tobytes())
+        for n in constants
+        if n.data.nbytes <= 16
+    ]
+    assert len(small) == len(set(small)) > 5
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_damaged_file_is_one_line(artifacts, tmp_path, target):
     import shutil
