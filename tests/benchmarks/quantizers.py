@@ -204,7 +204,7 @@ def table(model: str, work: Path) -> list[str]:
     from genedge.toolkit.generator import resolve
 
     generator = resolve(model)
-    if len(generator.golden) < GOLDEN:  # a few pictures of noise tell little apart
+    if len(generator.golden) < GOLDEN and not generator.signature.images:  # few tell little apart
         generator = replace(generator, golden=tuple(f"golden {i}" for i in range(GOLDEN)))
     rows = fed(generator)
     folders, owner = {}, {}
@@ -275,7 +275,7 @@ def _until_it_fails(ways: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]
 
 
 def _failure(target: str, kind: str, problem: Exception) -> str:
-    line = " ".join(str(problem).split()) or type(problem).__name__
+    line = " ".join(str(problem).split()).partition(";")[0] or type(problem).__name__
     row = f"| {target} | {kind} | none: {line[:120]} | | | | | |"
     print(row, flush=True)
     return row
