@@ -8,7 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from .errors import BadInput
-from .walks import DDIM, LCM, ONLY, PLMS, DPMSolverPlusPlus2M, Euler, EulerAncestral, FlowMatchEuler
+from .walks import ONLY
+from .walks_alpha import DDIM, LCM, PLMS
+from .walks_sigma import DPMSolverPlusPlus2M, Euler, EulerAncestral, FlowMatchEuler
 
 # Parameters of other algorithms, which diffusers leaves in a config and its class then ignores.
 _OF_OTHERS = set(
