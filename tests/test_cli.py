@@ -87,6 +87,12 @@ def test_a_bad_file_of_prompts_is_refused(artifact, tmp_path, data, message):
         (["verify"], 2, "Missing argument"),
         (["export", "--target", "coreml"], 2, "use --target openvino|onnx|executorch|all"),
         (["export"], 2, "use --target openvino|onnx|executorch|all"),
+        (
+            ["export", "--target", "onnx", "--precision", "int9"],
+            2,
+            "use --precision fp32|fp16|int8",
+        ),
+        (["export", "--target", "onnx", "--float-layers", "x"], 2, "for example image.blocks."),
         (["export", "nothing", "--target", "onnx"], 2, "model 'nothing' is unknown"),
         (["export", "--target", "onnx", "--min-ssim", "2"], 2, "--min-ssim"),
         (["export", "--target", "onnx", "--min-psnr", "101"], 2, "--min-psnr"),

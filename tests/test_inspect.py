@@ -116,6 +116,10 @@ def test_openvino_holds_each_small_constant_once(artifacts):
         if n.data.nbytes <= 16
     ]
     assert len(small) == len(set(small)) > 5
+    subtracted = [n.input_value(1).get_node() for n in model.get_ops() if "Subtract" in str(n)]
+    zeros = [n.input_value(0).get_node() for n in subtracted if n.get_type_name() == "Convert"]
+    assert zeros
+    assert all(n.data.any() for n in zeros)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -269,15 +269,19 @@ def _short_hash(generator: Generator, keep: Sequence[str]) -> str:
 
 
 def _check_layers(generator: Generator, keep: Sequence[str]) -> None:
-    known = {f"{c.name}.{n}" for c in generator.components for n, _ in c.module.named_modules()}
+    modules = {
+        f"{c.name}.{n}": m for c in generator.components for n, m in c.module.named_modules()
+    }
+    known = set(modules)
     unknown = [k for k in keep if k not in known]
     if any(":" in k for k in unknown):
         known |= layer_names(generator)
         unknown = [k for k in unknown if k not in known]
     if unknown:
+        layers = [n for n, m in modules.items() if hasattr(m, "weight")] or sorted(known)
         raise BadInput(
             f"layer {unknown[0]!r} is unknown; layers are named component.module, for example "
-            f"{sorted(known)[len(known) // 2]}"
+            f"{layers[len(layers) // 2]}"
         )
 
 

@@ -73,6 +73,9 @@ def export(
     """Write verified artifacts of a generator."""
     if target not in (*TARGETS, "all"):
         raise BadInput(f"target {target!r} is unknown; use --target {'|'.join(TARGETS)}|all")
+    if precision not in PRECISIONS:
+        known = "|".join(PRECISIONS)
+        raise BadInput(f"precision {precision!r} is unknown; use --precision {known}")
     from genedge.runtime.artifact import read_artifact
     from genedge.runtime.verify import Limits
 
