@@ -271,3 +271,26 @@ def test_a_product_and_what_is_moved_from_it_keep_one_grid():
     ratio = steps[0] * steps[1] / first.args[1]
     p, q = tie_free(ratio)
     assert p / q == pytest.approx(ratio, rel=1e-6)
+
+
+def test_weights_made_ready_once_give_the_same_values_and_share_biases():
+    generator = tiny.tiny()
+    quantized = quantize(generator, calibration=4)
+    graph = quantized.graphs["image"]
+    ready = module.with_ready_weights(graph)
+    kinds = [n.target for n in graph.graph.nodes].count(module._WEIGHTS)
+    assert kinds > 1
+    assert module._WEIGHTS not in [n.target for n in ready.graph.nodes]
+    component = generator.components[-1]
+    inputs = tuple(torch.rand(t.shape) for t in module.example_inputs(generator, component))
+    with torch.no_grad():
+        before = graph(*inputs)
+        assert torch.equal(ready(*inputs), before)
+        tensor = next(
+            module.tensor_of(graph, n.args[2])
+            for n in graph.graph.nodes
+            if "conv2d" in str(n.target) and len(n.args) > 2
+        )
+        tensor.data += 1
+        assert not torch.equal(graph(*inputs), before)
+        assert torch.equal(ready(*inputs), graph(*inputs))

@@ -38,10 +38,10 @@ def _last_bias(graph: GraphModule) -> Any:
     bias = layers[-1].args[_BIAS] if layers and len(layers[-1].args) > _BIAS else None
     if not isinstance(bias, Node) or bias.op != "get_attr" or len(bias.users) != 1:
         return None
-    return _tensor(graph, bias)
+    return tensor_of(graph, bias)
 
 
-def _tensor(graph: GraphModule, node: Node) -> Any:
+def tensor_of(graph: GraphModule, node: Node) -> Any:
     """What a get_attr node reads."""
     tensor: Any = graph
     for part in str(node.target).split("."):
@@ -193,8 +193,8 @@ def round_biases(quantized: GraphModule) -> int:
             continue
         if not isinstance(bias, Node) or bias.op != "get_attr" or len(bias.users) != 1:
             continue
-        value = _tensor(quantized, bias)
-        step = float(source.args[1]) * _tensor(quantized, weight.args[1]).double()
+        value = tensor_of(quantized, bias)
+        step = float(source.args[1]) * tensor_of(quantized, weight.args[1]).double()
         value.data = ((value / step).round() * step).to(value.dtype)
         count += 1
     return count

@@ -24,7 +24,7 @@ from torchao.quantization.pt2e import FixedQParamsObserver, HistogramObserver, M
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-from .bias import correct_last_bias, push_flat_outwards, round_biases
+from .bias import correct_last_bias, push_flat_outwards, round_biases, tensor_of
 from .equalize import equalize
 from .generator import Component, Generator
 from .observers import PortableWeightObserver, forget_clamped
@@ -39,6 +39,7 @@ Module = TypeVar("Module", bound=nn.Module)
 Train = Callable[[Component, GraphModule], GraphModule]
 _aten = torch.ops.aten
 _READ = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+_WEIGHTS = torch.ops.quantized_decomposed.dequantize_per_channel.default
 # Ways to set the range of an activation; each component takes the one that serves it better.
 OBSERVERS: dict[str, Any] = {
     "histogram": HistogramObserver,
@@ -367,12 +368,33 @@ class _Tried:
         if "ties" not in without:
             untie(self.graph)
             untie_layers(self.graph)
+        ready = with_ready_weights(self.graph)
         if len(component.outputs) == 1 and "bias" not in without:
-            correct_last_bias(self.graph, fed, [t[component.outputs[0]] for t in wanted])
+            correct_last_bias(ready, fed, [t[component.outputs[0]] for t in wanted])
         if "whole-biases" not in without:
             round_biases(self.graph)
-        self.outputs = _outputs(self.graph, fed)
+        self.outputs = _outputs(ready, fed)
         self.error = _error(component, self.outputs, wanted)
+
+
+@torch.no_grad()
+def with_ready_weights(quantized: GraphModule) -> GraphModule:
+    """The graph with weights dequantized once, instead of in each run: a third faster, the same values.
+
+    All other tensors are shared, so that a bias that is changed in place is changed in both.
+    """
+    ready = GraphModule(quantized, copy.deepcopy(quantized.graph))
+    for node in list(ready.graph.nodes):
+        if node.target is not _WEIGHTS or any(a.op != "get_attr" for a in node.all_input_nodes):
+            continue
+        values = [tensor_of(ready, a) if isinstance(a, Node) else a for a in node.args]
+        name = f"ready_{node.name}"
+        ready.register_buffer(name, node.target(*values, **node.kwargs))
+        with ready.graph.inserting_before(node):
+            node.replace_all_uses_with(ready.graph.get_attr(name))
+        ready.graph.erase_node(node)
+    ready.recompile()
+    return ready
 
 
 @torch.no_grad()
