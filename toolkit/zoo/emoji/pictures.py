@@ -53,12 +53,14 @@ def fit_pictures(
     rates: tuple[float, float] = (3e-4, 4e-4),
     critic: Discriminator | None = None,
     levels: int = 0,
+    noise: float = CODE_NOISE,
     seed: int = 2,
 ) -> tuple[TextSide, D]:
     """Trains copies of text side and decoder; returns their averages. Resumes from `work`.
 
     rates: of the text side, which stays as it is at 0, and of the decoder. critic: trained beside
-    them at 4e-4. levels: see `rounded`, of each side that learns; 0 for none.
+    them at 4e-4. levels: see `rounded`, of each side that learns; 0 for none. noise: largest
+    standard deviation of what is added to codes.
     """
     torch.manual_seed(seed)
     live_text, live_decoder = copy.deepcopy(text), copy.deepcopy(decoder)
@@ -98,7 +100,7 @@ def fit_pictures(
             with rounded(live_text, levels if rates[0] else 0):
                 written = live_text(said, which)
             code = written[:BATCH]
-            size = CODE_NOISE * torch.from_numpy(random.random((BATCH, 1, 1, 1), np.float32))
+            size = noise * torch.from_numpy(random.random((BATCH, 1, 1, 1), np.float32))
             jitter = torch.from_numpy(random.standard_normal(code.shape, np.float32))
             with rounded(live_decoder, levels):
                 raw = live_decoder.unclamped(code + size * jitter, style)

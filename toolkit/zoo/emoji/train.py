@@ -45,6 +45,7 @@ from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
 from .robust import silenced, tightened
 from .scores import scores_of
 from .sharpen import Discriminator
+from .slim import slimmed
 from .text import PromptBatches, codes_of_names, fit_text
 from .transplant import transplanted
 from .wider import wider_words
@@ -52,8 +53,11 @@ from .wider import wider_words
 M = TypeVar("M", bound=nn.Module)
 PHASES = ["codes", "refine", "text", "joint", "sharpen"]
 REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
-ART_STEPS, ROUNDED_STEPS, STUDENT_SHARPEN_STEPS = 9000, 3000, 500  # of the student, on the art
-LEVELS = 192  # that layers' outputs are rounded to in the last two phases
+ART_STEPS, BOUNDED_STEPS, STUDENT_SHARPEN_STEPS = 9000, 15_000, 500  # of the student, on the art
+STUDENT_NOISE = 0.15  # half of CODE_NOISE, in the last two phases
+TEXT_UNITS = 728  # hidden units of its text side: the largest artifact, OpenVINO's, is then 5.0 MB
+SHARPENED = 0.85  # of the way from the decoder before its last phase to the one after it
+LEVELS = 192  # that layers' outputs are rounded to in the last phase
 ONWARD = 12_500  # steps of text, where a trained one is gone on from
 STORED_STEPS = 32  # of the largest weight of a row: a quarter less in a compressed history than 64
 CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
@@ -299,6 +303,15 @@ def bounded(text: TextSide) -> TextSide:
     return made
 
 
+@torch.no_grad()
+def between(first: M, second: M, share: float) -> M:
+    """`second` with weights that are a share of the way from those of `first` to its own."""
+    made = copy.deepcopy(second)
+    for weight, start in zip(made.parameters(), first.parameters(), strict=True):
+        weight.copy_(torch.lerp(start, weight, share))
+    return made
+
+
 def train_student(
     work: Path,
     cache: Path,
@@ -307,42 +320,44 @@ def train_student(
     force: bool = False,
     start: Generator | None = None,
 ) -> Path:
-    """A pruned `emoji-teacher` goes on with the art itself, and learns to be rounded.
+    """A pruned `emoji-teacher` goes on with the art itself, then within tight bounds, then sharper.
 
-    Both sides are bounded. What its teacher draws is all that distillation shows a student; the art
-    is sharper. start: the pruned generator, `emoji` itself where None is given. Resumes from
-    `work`; saves the result and its scores to `out`. Raises BadInput where `start` is not pruned.
+    Both sides are bounded, and the text side loses hidden units. What its teacher draws is all that
+    distillation shows a student; the art is sharper. start: the pruned generator, `emoji` itself
+    where None is given. Resumes from `work`; saves the result and its scores to `out`. Raises
+    BadInput where `start` is not pruned.
     """
     start = start or resolve("emoji")
     if not start.components[-1].kept:
         raise BadInput(f"{start.name} is not pruned; prune it first, as make student does")
-    text, decoder = (c.module for c in start.components)
-    assert isinstance(text, TextSide)
+    side, decoder = start.components[0], start.components[1].module
+    assert isinstance(side.module, TextSide)
     assert isinstance(decoder, Decoder)
     assert start.tokenizer is not None
-    text = bounded(text)
     art = load_data(cache, report)
     work.mkdir(parents=True, exist_ok=True)
     words = load_words(art, cache, work, report)
-    codes = codes_of_names(text, words.captions, start.tokenizer)
+    codes = codes_of_names(bounded(side.module), words.captions, start.tokenizer)
     batches = words.batches(start.tokenizer, codes)
+    side = slimmed(side, batches, TEXT_UNITS)
+    text: TextSide = bounded(side.module)  # type: ignore[arg-type]
     fit = partial(fit_pictures, art=art, batches=batches, work=work, report=report)
     text, decoder = fit("art", text=text, decoder=decoder, steps=ART_STEPS, rates=(3e-4, 8e-4))
     codes = codes_of_names(text, words.captions, start.tokenizer)
     codes = codes[torch.from_numpy(words.captions.rows)]
     decoder = tightened(silenced(decoder, codes), codes)
     text, decoder = fit(
-        "rounded",
+        "bounds",
         text=text,
         decoder=decoder,
-        steps=ROUNDED_STEPS,
-        rates=(1e-4, 3e-4),
-        levels=LEVELS,
+        steps=BOUNDED_STEPS,
+        rates=(5e-4, 8e-4),
+        noise=STUDENT_NOISE,
     )
     table = on_grid(text.embedding)
     text = coarse(text)  # and stays: the decoder is fitted to what is stored of it
     text.embedding = table
-    _, decoder = fit(
+    _, sharp = fit(
         "art-sharpen",  # a name of its own: the teacher may have the same folder
         text=text,
         decoder=decoder,
@@ -350,15 +365,17 @@ def train_student(
         rates=(0.0, 2e-4),
         critic=Discriminator(),
         levels=LEVELS,
+        noise=STUDENT_NOISE,
     )
-    made = text, on_grid(decoder)
-    note = {"pass": "train", "phases": ["bounds", "art", "rounded", "sharpen", "grid of int8"]}
+    made = text, on_grid(between(decoder, sharp, SHARPENED))
+    note = {"pass": "train", "phases": ["art", "bounds", "sharpen", "grid of int8"]}
     generator = replace(
         start,
         name="emoji",
         constructor="emoji",
         components=tuple(
-            replace(c, module=m.eval()) for c, m in zip(start.components, made, strict=True)
+            replace(c, module=m.eval())
+            for c, m in zip((side, start.components[1]), made, strict=True)
         ),
         history=(*start.history, note),
     )
