@@ -379,7 +379,7 @@ class _Tried:
 
 @torch.no_grad()
 def with_ready_weights(quantized: GraphModule) -> GraphModule:
-    """The graph with weights dequantized once, instead of in each run: a third faster, the same values.
+    """The graph with weights dequantized once, not in each run, which took a third of the time.
 
     All other tensors are shared, so that a bias that is changed in place is changed in both.
     """
