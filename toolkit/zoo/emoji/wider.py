@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genedge.toolkit.train import Report
+from genedge.toolkit.train import Report, fast
 
 from .captions import Captions, plain
 from .data import WORDNET, fetch
@@ -109,7 +109,7 @@ def wider_words(
         for word in synset.words[:MOST] if synset.gloss else ():
             asked.setdefault(f"{word}{ENTRY}{synset.gloss}", f"{word}: {synset.gloss}")
     asked = {p: text for p, text in asked.items() if len(p) > 1 and p not in known}
-    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+    with fast():
         art = [teacher_embeddings(names).float(), teacher_embeddings(tagged).float()]
         said = teacher_embeddings(list(asked.values())).float()
     found: dict[str, tuple[int, ...]] = {}
