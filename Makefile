@@ -71,7 +71,7 @@ bench-quantize: $(VENV)/dev.stamp  ## docs/quantizers.md: int8 beside the runtim
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/quantizers.py docs/quantizers.md
 
 bench-parts: $(VENV)/dev.stamp  ## docs/parts.md: what each part of the quantizer buys, by leaving it out
-	PYTHONPATH=tests $(BIN)/python tests/benchmarks/parts.py docs/parts.md architectures:unet architectures:stylegan2 architectures:dcgan upscale
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/parts.py docs/parts.md emoji architectures:unet architectures:stylegan2 architectures:dcgan upscale
 
 bench-weights: $(VENV)/dev.stamp  ## docs/weight-only.md: int8 and int4 weights with float arithmetic, by target
 	$(PIP) -e '.[bench]'
