@@ -278,8 +278,7 @@ def test_weights_made_ready_once_give_the_same_values_and_share_biases():
     quantized = quantize(generator, calibration=4)
     graph = quantized.graphs["image"]
     ready = module.with_ready_weights(graph)
-    kinds = [n.target for n in graph.graph.nodes].count(module._WEIGHTS)
-    assert kinds > 1
+    assert [n.target for n in graph.graph.nodes].count(module._WEIGHTS) > 1
     assert module._WEIGHTS not in [n.target for n in ready.graph.nodes]
     component = generator.components[-1]
     inputs = tuple(torch.rand(t.shape) for t in module.example_inputs(generator, component))

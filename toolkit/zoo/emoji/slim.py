@@ -21,6 +21,8 @@ PROMPTS, KEYWORD_SHARE = 1536, 0.25
 def slimmed(component: Component, batches: PromptBatches, units: int, seed: int = 0) -> Component:
     """The text side with `units` of its hidden units; it has to learn again what they said.
 
+    component: a TextSide; batches: what its PROMPTS prompts are drawn from. Returns another component,
+    whose `kept` names the units that stay by their numbers in the whole text side.
     A unit weighs the standard deviation of its output over prompts, times the norm of what reads
     it. The mean of those that go is added to the bias behind them. As it is where it has no more.
     """

@@ -305,7 +305,10 @@ def bounded(text: TextSide) -> TextSide:
 
 @torch.no_grad()
 def between(first: M, second: M, share: float) -> M:
-    """`second` with weights that are a share of the way from those of `first` to its own."""
+    """A copy of `second` with weights a share (0 to 1) of the way from those of `first` to its own.
+
+    Both have the same layers; ValueError where one has more of them.
+    """
     made = copy.deepcopy(second)
     for weight, start in zip(made.parameters(), first.parameters(), strict=True):
         weight.copy_(torch.lerp(start, weight, share))
