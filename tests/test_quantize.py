@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genedge.toolkit import quantize as module
+from genedge.toolkit.bias import tensor_of
 from genedge.toolkit.observers import clamp_bounds
 from genedge.toolkit.quantize import quantize
 from genedge.toolkit.quantizer import MOVES, CommonQuantizer
@@ -21,6 +22,7 @@ from genedge.toolkit.ties import (
     tie_free_sum,
     untie,
     untie_layers,
+    untie_slopes,
 )
 
 ROUND = torch.ops.quantized_decomposed.quantize_per_tensor.default
@@ -293,3 +295,34 @@ def test_weights_made_ready_once_give_the_same_values_and_share_biases():
         tensor.data += 1
         assert not torch.equal(graph(*inputs), before)
         assert torch.equal(ready(*inputs), graph(*inputs))
+
+
+def test_slopes_and_grids_of_a_prelu_have_ratios_without_ties():
+    class Chain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = (torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+            self.slopes = torch.nn.PReLU(4)
+            self.slopes.weight.data = torch.tensor([0.313, -0.2, 0.0, 1.07])
+
+        def forward(self, x):
+            return self.two(self.slopes(self.one(x)))
+
+    torch.manual_seed(0)
+    example = (torch.randn(1, 4, 8, 8),)
+    graph = converted(Chain(), example)
+    before = graph(*example)
+    assert untie(graph) == 1
+    assert untie_layers(graph) == 2
+    assert untie_slopes(graph) == 1
+    assert (graph(*example) - before).abs().max() < before.abs().max() / 20
+    prelu = next(n for n in graph.graph.nodes if n.target is torch.ops.aten.prelu.default)
+    (result,) = prelu.users
+    ratio = float(prelu.args[0].args[1]) / float(result.args[1])
+    p, q = tie_free(ratio)
+    assert p / q == pytest.approx(ratio, rel=1e-6)
+    slopes = tensor_of(graph, prelu.args[1])
+    assert slopes[2] == 0
+    assert torch.allclose(slopes, torch.tensor([0.313, -0.2, 0.0, 1.07]), rtol=3.1e-4)
+    for moved in (slopes.double().abs() * ratio)[[0, 1, 3]].tolist():
+        assert any(abs(moved * q - round(moved * q)) < 2e-7 * moved * q for q in range(65, 2049, 2))

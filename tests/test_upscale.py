@@ -1,5 +1,6 @@
 """`upscale`, a generator that others trained, alone and chained behind `emoji`."""
 
+import contextlib
 import itertools
 import subprocess
 import sys
@@ -68,6 +69,17 @@ def test_the_bundled_artifact_is_this_generator_and_holds_its_limits(upscale, ta
     found = verify([folder], prompts=4)
     assert not found.failed, found.failed
     assert found.details[0]["psnr"] >= 42
+
+
+def test_both_bundled_artifacts_draw_the_same_pixels(upscale):
+    """PReLUs and all: neither runtime meets a tie that it could round its own way."""
+    golden = read_golden(read_artifact(bundled("upscale")))
+    with contextlib.ExitStack() as stack:
+        both = [stack.enter_context(load(bundled("upscale", t))) for t in BUNDLED_TARGETS]
+        for i in range(len(golden.pictures)):
+            feed = upscale.prepare("", 0, images=golden.images_of(i))
+            first, *others = (artifact.pixels(feed) for artifact in both)
+            assert all(np.array_equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize("target", BUNDLED_TARGETS)

@@ -32,7 +32,7 @@ from .programs import example_inputs, export_module
 from .quantizer import GREY_LEVELS, MOVES, CommonQuantizer
 from .replace import float_graph
 from .rounding import learn_rounding
-from .ties import drop_clamps, untie, untie_layers
+from .ties import drop_clamps, untie, untie_layers, untie_slopes
 from .weights import LARGEST
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -368,6 +368,7 @@ class _Tried:
         if "ties" not in without:
             untie(self.graph)
             untie_layers(self.graph)
+            untie_slopes(self.graph)
         ready = with_ready_weights(self.graph)
         if len(component.outputs) == 1 and "bias" not in without:
             correct_last_bias(ready, fed, [t[component.outputs[0]] for t in wanted])

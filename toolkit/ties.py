@@ -1,4 +1,4 @@
-"""int8 layers, sums, products and means whose results never lie halfway between two steps of their grid.
+"""int8 layers, sums, products, means and PReLUs whose results never lie halfway between two steps of their grid.
 
 Runtimes scale whole numbers to the next grid in float32, each in an order of its own. Where the
 exact result is a tie, or nearly one, the last bit decides which way it is rounded, and pictures
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
+from .bias import tensor_of
 from .observers import clamp_bounds
 from .quantizer import ACTIVATIONS, LAYERS, MOVES, last_levels
 
@@ -148,9 +149,15 @@ def _change(rounding: Node, new: float) -> None:
 
 
 def _step_read(node: Node) -> float:
-    """The step of which the result is a whole multiple; 0 of what is no mean or product of int8."""
-    if node.target is _aten.mean.dim:
+    """The step of which the result is a whole multiple; 0 of what is no mean, product or PReLU of int8.
+
+    Of a PReLU that holds above 0; below, its slopes follow (see `untie_slopes`).
+    """
+    if node.target is _aten.prelu.default:
         source: Any = node.args[0]
+        return float(source.args[1]) if source.target is _DEQUANTIZE else 0.0
+    if node.target is _aten.mean.dim:
+        source = node.args[0]
         if source.target is not _DEQUANTIZE:
             return 0.0
         step = float(source.args[1])
@@ -166,7 +173,7 @@ def _step_read(node: Node) -> float:
 
 
 def untie(quantized: GraphModule) -> int:
-    """Moves the grids of means, products and sums by less than a hundredth, in place, so that no result
+    """Moves the grids of means, products, PReLUs and sums by less than a hundredth, in place, so that no result
     is a tie.
 
     Of a sum both ratios need one denominator: the grid of a term that a layer gives, and that nothing
@@ -182,7 +189,7 @@ def untie(quantized: GraphModule) -> int:
             _change(result, step * q / p)
         elif not _untie_sum(node, settled):
             continue
-        settled.update(_origin(read) for read in node.all_input_nodes)
+        settled.update(_origin(read) for read in node.all_input_nodes if read.target is _DEQUANTIZE)
         settled.add(_rounded(node, fixed=True))
         count += 1
     quantized.recompile()
@@ -244,11 +251,31 @@ def untie_layers(quantized: GraphModule) -> int:
         result = _rounded(node, fixed=True)
         if found is None or result is None:
             continue
-        tensor: Any = quantized
-        for part in str(found[1].target).split("."):
-            tensor = getattr(tensor, part)
+        tensor = tensor_of(quantized, found[1])
         unit = float(found[0].args[1]) / float(result.args[1])  # type: ignore[arg-type]
         ratios = tie_free_steps(tensor.double().numpy() * unit)
         tensor.data = torch.from_numpy(ratios / unit).to(tensor.dtype)
+        count += 1
+    return count
+
+
+@torch.no_grad()
+def untie_slopes(quantized: GraphModule) -> int:
+    """Moves the slopes of PReLUs, in place, by SHIFT at most, so that no result below 0 is a tie.
+
+    For graphs whose grids are settled. Returns how many PReLUs.
+    """
+    count = 0
+    for node in quantized.graph.nodes:
+        step, result = _step_read(node), _rounded(node)
+        if node.target is not _aten.prelu.default or not step or result is None:
+            continue
+        slopes: Any = node.args[1]
+        if slopes.op != "get_attr" or len(slopes.users) != 1:
+            continue
+        tensor = tensor_of(quantized, slopes)
+        unit = step / float(result.args[1])  # type: ignore[arg-type]
+        moved = tie_free_steps(tensor.double().abs().numpy() * unit) / unit
+        tensor.data = tensor.sign() * torch.from_numpy(moved).to(tensor.dtype)
         count += 1
     return count
