@@ -8,6 +8,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from genedge.toolkit import quantize as module
 from genedge.toolkit.bias import tensor_of
@@ -136,7 +137,7 @@ def converted(net, example, count=20):
     prepared = module.prepare_pt2e(graph, CommonQuantizer(portable=True))
     for _ in range(count):
         prepared(*(torch.randn_like(x) for x in example))
-    return module.convert_pt2e(prepared)
+    return convert_pt2e(prepared)
 
 
 def test_terms_and_results_of_sums_have_ratios_without_ties():
@@ -241,7 +242,7 @@ def test_a_sum_that_ends_in_a_fixed_grid_and_one_with_a_constant():
     prepared = module.prepare_pt2e(net, quantizer)
     for _ in range(20):
         prepared(torch.rand(1, 4, 8, 8))
-    graph = module.convert_pt2e(prepared)
+    graph = convert_pt2e(prepared)
     before = graph(*example)
     assert untie(graph) == 2
     assert untie_layers(graph) == 2
@@ -258,7 +259,7 @@ def test_a_product_and_what_is_moved_from_it_keep_one_grid():
     prepared = module.prepare_pt2e(graph, CommonQuantizer(portable=True))
     for _ in range(20):
         prepared(torch.randn(1, 8))
-    converted = module.convert_pt2e(prepared)
+    converted = convert_pt2e(prepared)
     before = converted(*example)
     assert untie(converted) == 1
     assert (converted(*example) - before).abs().max() < before.abs().max() / 20
@@ -273,28 +274,6 @@ def test_a_product_and_what_is_moved_from_it_keep_one_grid():
     ratio = steps[0] * steps[1] / first.args[1]
     p, q = tie_free(ratio)
     assert p / q == pytest.approx(ratio, rel=1e-6)
-
-
-def test_weights_made_ready_once_give_the_same_values_and_share_biases():
-    generator = tiny.tiny()
-    quantized = quantize(generator, calibration=4)
-    graph = quantized.graphs["image"]
-    ready = module.with_ready_weights(graph)
-    assert [n.target for n in graph.graph.nodes].count(module._WEIGHTS) > 1
-    assert module._WEIGHTS not in [n.target for n in ready.graph.nodes]
-    component = generator.components[-1]
-    inputs = tuple(torch.rand(t.shape) for t in module.example_inputs(generator, component))
-    with torch.no_grad():
-        before = graph(*inputs)
-        assert torch.equal(ready(*inputs), before)
-        tensor = next(
-            module.tensor_of(graph, n.args[2])
-            for n in graph.graph.nodes
-            if "conv2d" in str(n.target) and len(n.args) > 2
-        )
-        tensor.data += 1
-        assert not torch.equal(graph(*inputs), before)
-        assert torch.equal(ready(*inputs), graph(*inputs))
 
 
 def test_slopes_and_grids_of_a_prelu_have_ratios_without_ties():

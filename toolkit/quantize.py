@@ -10,7 +10,6 @@ as coarse as needed (see saturation.py).
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -21,25 +20,23 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import FixedQParamsObserver, HistogramObserver, MinMaxObserver
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-from .bias import correct_last_bias, push_flat_outwards, round_biases, tensor_of
 from .equalize import equalize
+from .finish import corrected, finish
 from .generator import Component, Generator
 from .observers import PortableWeightObserver, forget_clamped
 from .programs import example_inputs, export_module
 from .quantizer import GREY_LEVELS, MOVES, CommonQuantizer
 from .replace import float_graph
 from .rounding import learn_rounding
-from .ties import drop_clamps, untie, untie_layers, untie_slopes
 from .weights import LARGEST
 
 Module = TypeVar("Module", bound=nn.Module)
 Train = Callable[[Component, GraphModule], GraphModule]
 _aten = torch.ops.aten
 _READ = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-_WEIGHTS = torch.ops.quantized_decomposed.dequantize_per_channel.default
 # Ways to set the range of an activation; each component takes the one that serves it better.
 OBSERVERS: dict[str, Any] = {
     "histogram": HistogramObserver,
@@ -323,12 +320,12 @@ def quantize(
         for way in chosen if "handed-on" not in without else ():
             take_levels(prepared[name, way], component, levels)
         fed = [tuple(t[n] for n in component.inputs) for t in chained]
-        tried = {way: _Tried(prepared[name, way], component, fed, first, without) for way in chosen}
+        tried = {way: finish(prepared[name, way], component, fed, first, without) for way in chosen}
         ways[name] = min(tried, key=lambda way: tried[way].error)
-        best = tried[ways[name]]
+        best = corrected(prepared[name, ways[name]], component, fed, first, without)
         if train is not None and component is generator.components[-1]:
             trained = train(component, prepared[name, ways[name]])
-            after = _Tried(trained, component, fed, first, without)
+            after = corrected(trained, component, fed, first, without)
             if after.error < best.error:
                 best, ways[name] = after, f"{ways[name]}, trained"
         for tensors, outputs in zip(chained, best.outputs, strict=True):
@@ -345,74 +342,6 @@ def quantize(
             small += size if tensor.dtype == torch.int8 else 0
             large += size if tensor.dtype != torch.int8 else 0
     return Quantized(programs, modules, ways, small, large, converted, exact, shapes)
-
-
-class _Tried:
-    """One calibrated graph of a component, converted, corrected and run.
-
-    graph; outputs: of every row that it is fed; error: see _error.
-    """
-
-    def __init__(
-        self,
-        prepared: GraphModule,
-        component: Component,
-        fed: list[tuple[Tensor, ...]],
-        wanted: list[dict[str, Tensor]],
-        without: Collection[str],
-    ) -> None:
-        self.graph = convert_pt2e(copy.deepcopy(prepared))
-        if "flat" not in without:
-            push_flat_outwards(self.graph)
-        drop_clamps(self.graph)
-        if "ties" not in without:
-            untie(self.graph)
-            untie_layers(self.graph)
-            untie_slopes(self.graph)
-        ready = with_ready_weights(self.graph)
-        if len(component.outputs) == 1 and "bias" not in without:
-            correct_last_bias(ready, fed, [t[component.outputs[0]] for t in wanted])
-        if "whole-biases" not in without:
-            round_biases(self.graph)
-        self.outputs = _outputs(ready, fed)
-        self.error = _error(component, self.outputs, wanted)
-
-
-@torch.no_grad()
-def with_ready_weights(quantized: GraphModule) -> GraphModule:
-    """The graph with weights dequantized once, not in each run, which took a third of the time.
-
-    All other tensors are shared, so that a bias that is changed in place is changed in both.
-    """
-    ready = GraphModule(quantized, copy.deepcopy(quantized.graph))
-    for node in list(ready.graph.nodes):
-        if node.target is not _WEIGHTS or any(a.op != "get_attr" for a in node.all_input_nodes):
-            continue
-        values = [tensor_of(ready, a) if isinstance(a, Node) else a for a in node.args]
-        name = f"ready_{node.name}"
-        ready.register_buffer(name, node.target(*values, **node.kwargs))
-        with ready.graph.inserting_before(node):
-            node.replace_all_uses_with(ready.graph.get_attr(name))
-        ready.graph.erase_node(node)
-    ready.recompile()
-    return ready
-
-
-@torch.no_grad()
-def _outputs(graph: nn.Module, inputs: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-    results = [graph(*row) for row in inputs]
-    return [r if isinstance(r, tuple) else (r,) for r in results]
-
-
-def _error(
-    component: Component, results: list[tuple[Tensor, ...]], wanted: list[dict[str, Tensor]]
-) -> float:
-    """Mean over prompts of the logarithm of the squared error of the component's outputs."""
-    total = 0.0
-    for outputs, tensors in zip(results, wanted, strict=True):
-        for name, output in zip(component.outputs, outputs, strict=True):
-            total += math.log10(float((output - tensors[name]).square().mean()) + 1e-20)
-    return total / len(results)
 
 
 def used_tensors(program: ExportedProgram) -> dict[str, Tensor]:
