@@ -239,14 +239,10 @@ class TextSide(nn.Module):
         h = self._within("shifted", h + self.shift(meaning))
         return self._within("things", self.hidden(h))
 
-    def written(self, thing: Tensor) -> Tensor:
-        """float32 (B, 1024): the code, flat. thing: what `thing` gives."""
-        return self._within("code", self.write(thing))
-
     def forward(self, tokens: Tensor, meaning: Tensor) -> Tensor:
         """tokens: int64 (B, 32); meaning: float32 (B, 16), one-hot.
 
         Returns float32 (B, 64, 4, 4).
         """
-        code = self.written(self.thing(self.pooled(tokens), meaning))
+        code = self._within("code", self.write(self.thing(self.pooled(tokens), meaning)))
         return code.view(-1, CODE_CHANNELS, CODE_SIZE, CODE_SIZE)

@@ -146,16 +146,13 @@ class PromptBatches:
         return self.tokens(prompts), chosen(random.integers(0, MEANINGS, len(rows)))
 
     def keywords(
-        self, random: np.random.Generator, count: int, wide: float = WIDE
+        self, random: np.random.Generator, count: int
     ) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Tokens of `count` keywords, choices at random, one-hot, and the rows that they mean.
-
-        wide: the share of words beyond the captions.
-        """
+        """Tokens of `count` keywords, choices at random, one-hot, and the rows that they mean."""
         choices = random.integers(0, MEANINGS, count)
         prompts, rows = [], []
         for choice in choices:
-            if wide and self.wide_words and random.random() < wide:
+            if self.wide_words and random.random() < WIDE:
                 word = self.wide_words[random.integers(len(self.wide_words))]
                 rows.append(self.wider[word][choice])
                 prompts.append(self._wide(word, random))

@@ -49,14 +49,12 @@ from .slim import slimmed
 from .text import PromptBatches, codes_of_names, fit_text
 from .transplant import transplanted
 from .wider import wider_words
-from .words import fit_words
 
 M = TypeVar("M", bound=nn.Module)
 PHASES = ["codes", "refine", "text", "joint", "sharpen"]
 REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
 ART_STEPS, BOUNDED_STEPS, STUDENT_SHARPEN_STEPS = 9000, 15_000, 500  # of the student, on the art
-WORD_STEPS, SETTLE_STEPS = 6000, 3000  # of its text side, then of its decoder
-STUDENT_NOISE = 0.15  # half of CODE_NOISE, in bounds and after
+STUDENT_NOISE = 0.15  # half of CODE_NOISE, in the last two phases
 TEXT_UNITS = 728  # hidden units of its text side: the largest artifact, OpenVINO's, is then 5.0 MB
 SHARPENED = 0.85  # of the way from the decoder before its last phase to the one after it
 LEVELS = 192  # that layers' outputs are rounded to in the last phase
@@ -305,13 +303,6 @@ def bounded(text: TextSide) -> TextSide:
     return made
 
 
-def stored(text: TextSide) -> TextSide:
-    """A copy on the grid that files hold: STORED_STEPS, the token table's own int8 one."""
-    made = coarse(text)
-    made.embedding = on_grid(text.embedding)
-    return made
-
-
 @torch.no_grad()
 def between(first: M, second: M, share: float) -> M:
     """A copy of `second` with weights a share (0 to 1) of the way from those of `first` to its own.
@@ -332,8 +323,7 @@ def train_student(
     force: bool = False,
     start: Generator | None = None,
 ) -> Path:
-    """A pruned `emoji-teacher` goes on with the art itself, then within tight bounds; its text side with
-    words beyond the captions, its decoder with what that then writes, and sharper.
+    """A pruned `emoji-teacher` goes on with the art itself, then within tight bounds, then sharper.
 
     Both sides are bounded, and the text side loses hidden units. What its teacher draws is all that
     distillation shows a student; the art is sharper. start: the pruned generator, `emoji` itself
@@ -350,44 +340,28 @@ def train_student(
     art = load_data(cache, report)
     work.mkdir(parents=True, exist_ok=True)
     words = load_words(art, cache, work, report)
-    tokenizer = start.tokenizer
-
-    def meant(text: TextSide) -> PromptBatches:
-        return words.batches(tokenizer, codes_of_names(text, words.captions, tokenizer))
-
-    batches = meant(bounded(side.module))
+    codes = codes_of_names(bounded(side.module), words.captions, start.tokenizer)
+    batches = words.batches(start.tokenizer, codes)
     side = slimmed(side, batches, TEXT_UNITS)
     text: TextSide = bounded(side.module)  # type: ignore[arg-type]
-    fit = partial(fit_pictures, art=art, work=work, report=report)
-    text, decoder = fit(
-        "art", batches=batches, text=text, decoder=decoder, steps=ART_STEPS, rates=(3e-4, 8e-4)
-    )
-    codes = codes_of_names(text, words.captions, tokenizer)
+    fit = partial(fit_pictures, art=art, batches=batches, work=work, report=report)
+    text, decoder = fit("art", text=text, decoder=decoder, steps=ART_STEPS, rates=(3e-4, 8e-4))
+    codes = codes_of_names(text, words.captions, start.tokenizer)
     codes = codes[torch.from_numpy(words.captions.rows)]
     decoder = tightened(silenced(decoder, codes), codes)
     text, decoder = fit(
         "bounds",
-        batches=batches,
         text=text,
         decoder=decoder,
         steps=BOUNDED_STEPS,
         rates=(5e-4, 8e-4),
         noise=STUDENT_NOISE,
     )
-    text = stored(fit_words(meant(text), text, work, report, steps=WORD_STEPS))
-    batches = meant(text)  # and stays: the decoder is fitted to what is stored of it
-    _, decoder = fit(
-        "settle",
-        batches=batches,
-        text=text,
-        decoder=decoder,
-        steps=SETTLE_STEPS,
-        rates=(0.0, 5e-4),
-        noise=STUDENT_NOISE,
-    )
+    table = on_grid(text.embedding)
+    text = coarse(text)  # and stays: the decoder is fitted to what is stored of it
+    text.embedding = table
     _, sharp = fit(
         "art-sharpen",  # a name of its own: the teacher may have the same folder
-        batches=batches,
         text=text,
         decoder=decoder,
         steps=STUDENT_SHARPEN_STEPS,
@@ -397,8 +371,7 @@ def train_student(
         noise=STUDENT_NOISE,
     )
     made = text, on_grid(between(decoder, sharp, SHARPENED))
-    phases = ["art", "bounds", "words", "settle", "sharpen", "grid of int8"]
-    note = {"pass": "train", "phases": phases}
+    note = {"pass": "train", "phases": ["art", "bounds", "sharpen", "grid of int8"]}
     generator = replace(
         start,
         name="emoji",
