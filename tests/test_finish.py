@@ -14,6 +14,7 @@ from genedge.toolkit.quantize import quantize
 from genedge.toolkit.quantizer import CommonQuantizer
 from genedge.toolkit.replace import float_graph
 
+SPAN = (0.0, 1.0)
 WEIGHTS = torch.ops.quantized_decomposed.dequantize_per_channel.default
 
 
@@ -56,22 +57,22 @@ def wanted(fed, change):
 def test_what_needs_no_correction_gets_none(fed):
     graph, component = prepared(True, fed)
     true = wanted(fed, lambda x: x)
-    plain = finish(graph, component, fed, true)
+    plain = finish(graph, component, fed, true, (), SPAN)
     assert plain.flat == 1
     assert plain.signed < SIGNED
-    bent = finish(graph, component, fed, true, stretch=True)
+    bent = finish(graph, component, fed, true, (), SPAN, stretch=True)
     assert bent.error > plain.error
-    best = corrected(graph, component, fed, true, ("bias",))
+    best = corrected(graph, component, fed, true, ("bias",), SPAN)
     assert best.error == plain.error
-    assert corrected(graph, component, fed, true).error <= plain.error
+    assert corrected(graph, component, fed, true, (), SPAN).error <= plain.error
 
 
 def test_a_mean_error_moves_the_last_bias(fed):
     graph, component = prepared(True, fed)
     true = wanted(fed, lambda x: (x * 0.9 + 0.05) - 2 / 255)
-    assert finish(graph, component, fed, true).signed > SIGNED
-    assert corrected(graph, component, fed, true).signed < SIGNED
-    assert corrected(graph, component, fed, true, ("bias",)).signed > SIGNED
+    assert finish(graph, component, fed, true, (), SPAN).signed > SIGNED
+    assert corrected(graph, component, fed, true, (), SPAN).signed < SIGNED
+    assert corrected(graph, component, fed, true, ("bias",), SPAN).signed > SIGNED
 
 
 def test_flat_ground_that_is_lifted_gets_the_stretch(fed):
@@ -81,17 +82,50 @@ def test_flat_ground_that_is_lifted_gets_the_stretch(fed):
 
     graph, component = prepared(True, fed)
     true = wanted(fed, black)
-    assert finish(graph, component, fed, true).flat < FLAT
-    assert corrected(graph, component, fed, true, ("bias",)).flat > FLAT
-    assert corrected(graph, component, fed, true, ("bias", "flat")).flat < FLAT
+    assert finish(graph, component, fed, true, (), SPAN).flat < FLAT
+    assert corrected(graph, component, fed, true, ("bias",), SPAN).flat > FLAT
+    assert corrected(graph, component, fed, true, ("bias", "flat"), SPAN).flat < FLAT
 
 
-def test_without_a_last_clamp_only_the_error_counts(fed):
+def test_without_a_last_clamp_there_is_no_stretch(fed):
     graph, component = prepared(False, fed)
     true = wanted(fed, lambda x: x - 1 / 255)
-    best = corrected(graph, component, fed, true)
+    best = corrected(graph, component, fed, true)  # no picture
     assert (best.flat, best.signed) == (1, 0)
     assert best.error < finish(graph, component, fed, true).error
+    off = wanted(fed, lambda x: x - 2 / 255)
+    assert finish(graph, component, fed, off, (), SPAN).signed > SIGNED
+    assert corrected(graph, component, fed, off, (), SPAN).signed < SIGNED
+    off = wanted(fed, lambda x: x - 2 / 255)
+    assert finish(graph, component, fed, off, (), SPAN).signed > SIGNED
+    assert corrected(graph, component, fed, off, (), SPAN).signed < SIGNED
+
+
+def test_several_outputs_and_ones_without_places_are_taken():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return nn.functional.hardtanh(self.one(x), 0.0, 1.0), self.two(x)
+
+    class One(Two):
+        def forward(self, x):
+            return super().forward(x)[0]
+
+    torch.manual_seed(0)
+    fed = [(torch.randn(1, 4),) for _ in range(8)]
+    for net, outputs in ((Two(), ("a", "b")), (One(), ("a",))):
+        graph = prepare_pt2e(float_graph(net.eval(), fed[0]), CommonQuantizer(portable=True))
+        for row in fed:
+            graph(*row)
+        results = [net(*row) for row in fed]
+        results = [r if isinstance(r, tuple) else (r,) for r in results]
+        true = [dict(zip(outputs, r, strict=True)) for r in results]
+        best = corrected(graph, Component("x", net, ("x",), outputs), fed, true)
+        assert len(best.outputs[0]) == len(outputs)
+        assert best.error < -2
 
 
 def test_weights_made_ready_once_give_the_same_values_and_share_biases():

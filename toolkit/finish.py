@@ -23,8 +23,7 @@ from .generator import Component
 from .ties import drop_clamps, untie, untie_layers, untie_slopes
 
 _WEIGHTS = torch.ops.quantized_decomposed.dequantize_per_channel.default
-GREY = 1 / 255
-FLAT = 0.995  # of what is 0 or 1 in float: less of it within two grey levels needs the stretch
+FLAT = 0.995  # of the darkest and brightest: less of it within two grey levels needs the stretch
 SIGNED = 0.3  # grey levels: a larger mean error of a channel needs the moved bias. Smaller ones are chance
 
 
@@ -33,9 +32,9 @@ class Finished:
     """One int8 graph of a component, and what it gave.
 
     outputs: of every row that it was fed. error: mean over rows of the logarithm of the squared
-    error. flat: share of what is 0 or 1 in float that came within two grey levels, where the
-    component ends in a clamp to [0, 1]; 1 elsewhere. signed: the largest mean error of a channel
-    there, in grey levels; 0 elsewhere.
+    error. flat: of a picture, the share of what is darkest or brightest in float that came within two
+    grey levels; else 1. signed: of a picture, the largest mean error of a channel, in grey levels;
+    else 0.
     """
 
     graph: GraphModule
@@ -51,6 +50,7 @@ def finish(
     fed: Sequence[tuple[Tensor, ...]],
     wanted: Sequence[dict[str, Tensor]],
     without: Collection[str] = (),
+    span: tuple[float, float] | None = None,
     *,
     stretch: bool = False,
     move: bool = False,
@@ -58,7 +58,8 @@ def finish(
     """Converts a calibrated graph and runs it.
 
     fed: the component's inputs; wanted: what the float generator gives, by name. without: some of
-    `quantize.PARTS`. stretch, move: the two corrections.
+    `quantize.PARTS`. span: lowest and highest value of its one output, where that is a picture.
+    stretch, move: the two corrections.
     """
     graph = convert_pt2e(copy.deepcopy(prepared))
     if stretch:
@@ -74,12 +75,11 @@ def finish(
     if "whole-biases" not in without:
         round_biases(graph)
     outputs = _outputs(ready, fed)
-    return Finished(
-        graph,
-        outputs,
-        _error(component, outputs, wanted),
-        *(_flat_and_signed(component, outputs, wanted) if ends_in_picture(graph) else ()),
-    )
+    error = _error(component, outputs, wanted)
+    if span is None or span[1] <= span[0]:
+        return Finished(graph, outputs, error)
+    pairs = [(o, t[component.outputs[0]]) for (o,), t in zip(outputs, wanted, strict=True)]
+    return Finished(graph, outputs, error, *_flat_and_signed(pairs, *span))
 
 
 def corrected(
@@ -88,17 +88,18 @@ def corrected(
     fed: Sequence[tuple[Tensor, ...]],
     wanted: Sequence[dict[str, Tensor]],
     without: Collection[str] = (),
+    span: tuple[float, float] | None = None,
 ) -> Finished:
     """The best of `finish` with and without each correction: flat ground kept (FLAT) and no mean error
     (SIGNED) before all, then nearest to float. Of several outputs none is corrected."""
     one = len(component.outputs) == 1
-    picture = one and ends_in_picture(prepared)
+    stretches = one and ends_in_picture(prepared)
     ways = itertools.product(
-        (False, True) if picture and "flat" not in without else (False,),
+        (False, True) if stretches and "flat" not in without else (False,),
         (False, True) if one and "bias" not in without else (False,),
     )
     found = [
-        finish(prepared, component, fed, wanted, without, stretch=stretch, move=move)
+        finish(prepared, component, fed, wanted, without, span, stretch=stretch, move=move)
         for stretch, move in ways
     ]
     return min(found, key=lambda f: (f.flat < FLAT, f.signed > SIGNED, f.error))
@@ -148,15 +149,16 @@ def _error(
 
 
 def _flat_and_signed(
-    component: Component, results: list[tuple[Tensor, ...]], wanted: Sequence[dict[str, Tensor]]
+    pairs: Sequence[tuple[Tensor, Tensor]], low: float, high: float
 ) -> tuple[float, float]:
-    """See Finished; outputs of shape (1, C, …)."""
+    """See Finished; pairs of (1, C) or (1, C, …), int8 and float, as pictures clamp them."""
+    grey = (high - low) / 255
     kept = flat = 0
     errors = []
-    for (output,), tensors in zip(results, wanted, strict=True):
-        true = tensors[component.outputs[0]]
-        ground = (true <= 0) | (true >= 1)
-        kept += int((ground & ((output - true).abs() <= 2 * GREY)).sum())
+    for output, true in pairs:
+        error = output.clamp(low, high) - true.clamp(low, high)
+        ground = (true <= low) | (true >= high)
+        kept += int((ground & (error.abs() <= 2 * grey)).sum())
         flat += int(ground.sum())
-        errors.append((output - true).flatten(2).mean((0, 2)) / GREY)
-    return kept / max(flat, 1) if flat else 1.0, float(torch.stack(errors).mean(0).abs().max())
+        errors.append(error.movedim(1, -1).flatten(0, -2).mean(0) / grey)
+    return kept / flat if flat else 1.0, float(torch.stack(errors).mean(0).abs().max())

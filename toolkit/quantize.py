@@ -322,10 +322,12 @@ def quantize(
         fed = [tuple(t[n] for n in component.inputs) for t in chained]
         tried = {way: finish(prepared[name, way], component, fed, first, without) for way in chosen}
         ways[name] = min(tried, key=lambda way: tried[way].error)
-        best = corrected(prepared[name, ways[name]], component, fed, first, without)
+        shown = generator.signature.output
+        span = (shown.low, shown.high) if _draws(generator, component) else None
+        best = corrected(prepared[name, ways[name]], component, fed, first, without, span)
         if train is not None and component is generator.components[-1]:
             trained = train(component, prepared[name, ways[name]])
-            after = corrected(trained, component, fed, first, without)
+            after = corrected(trained, component, fed, first, without, span)
             if after.error < best.error:
                 best, ways[name] = after, f"{ways[name]}, trained"
         for tensors, outputs in zip(chained, best.outputs, strict=True):
@@ -342,6 +344,11 @@ def quantize(
             small += size if tensor.dtype == torch.int8 else 0
             large += size if tensor.dtype != torch.int8 else 0
     return Quantized(programs, modules, ways, small, large, converted, exact, shapes)
+
+
+def _draws(generator: Generator, component: Component) -> bool:
+    """Whether the component's one output is the picture."""
+    return component.outputs == (generator.signature.output_name,)
 
 
 def used_tensors(program: ExportedProgram) -> dict[str, Tensor]:
