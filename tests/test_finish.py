@@ -7,7 +7,7 @@ from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
 from genedge.toolkit.bias import tensor_of
-from genedge.toolkit.finish import FLAT, SIGNED, corrected, finish, with_ready_weights
+from genedge.toolkit.finish import FLAT, SIGNED, Compared, corrected, finish, with_ready_weights
 from genedge.toolkit.generator import Component
 from genedge.toolkit.programs import example_inputs
 from genedge.toolkit.quantize import quantize
@@ -57,22 +57,22 @@ def wanted(fed, change):
 def test_what_needs_no_correction_gets_none(fed):
     graph, component = prepared(True, fed)
     true = wanted(fed, lambda x: x)
-    plain = finish(graph, component, fed, true, (), SPAN)
+    plain = finish(graph, Compared(component, fed, true, (), SPAN))
     assert plain.flat == 1
     assert plain.signed < SIGNED
-    bent = finish(graph, component, fed, true, (), SPAN, stretch=True)
+    bent = finish(graph, Compared(component, fed, true, (), SPAN), stretch=True)
     assert bent.error > plain.error
-    best = corrected(graph, component, fed, true, ("bias",), SPAN)
+    best = corrected(graph, Compared(component, fed, true, ("bias",), SPAN))
     assert best.error == plain.error
-    assert corrected(graph, component, fed, true, (), SPAN).error <= plain.error
+    assert corrected(graph, Compared(component, fed, true, (), SPAN)).error <= plain.error
 
 
 def test_a_mean_error_moves_the_last_bias(fed):
     graph, component = prepared(True, fed)
     true = wanted(fed, lambda x: (x * 0.9 + 0.05) - 2 / 255)
-    assert finish(graph, component, fed, true, (), SPAN).signed > SIGNED
-    assert corrected(graph, component, fed, true, (), SPAN).signed < SIGNED
-    assert corrected(graph, component, fed, true, ("bias",), SPAN).signed > SIGNED
+    assert finish(graph, Compared(component, fed, true, (), SPAN)).signed > SIGNED
+    assert corrected(graph, Compared(component, fed, true, (), SPAN)).signed < SIGNED
+    assert corrected(graph, Compared(component, fed, true, ("bias",), SPAN)).signed > SIGNED
 
 
 def test_flat_ground_that_is_lifted_gets_the_stretch(fed):
@@ -82,23 +82,23 @@ def test_flat_ground_that_is_lifted_gets_the_stretch(fed):
 
     graph, component = prepared(True, fed)
     true = wanted(fed, black)
-    assert finish(graph, component, fed, true, (), SPAN).flat < FLAT
-    assert corrected(graph, component, fed, true, ("bias",), SPAN).flat > FLAT
-    assert corrected(graph, component, fed, true, ("bias", "flat"), SPAN).flat < FLAT
+    assert finish(graph, Compared(component, fed, true, (), SPAN)).flat < FLAT
+    assert corrected(graph, Compared(component, fed, true, ("bias",), SPAN)).flat > FLAT
+    assert corrected(graph, Compared(component, fed, true, ("bias", "flat"), SPAN)).flat < FLAT
 
 
 def test_without_a_last_clamp_there_is_no_stretch(fed):
     graph, component = prepared(False, fed)
     true = wanted(fed, lambda x: x - 1 / 255)
-    best = corrected(graph, component, fed, true)  # no picture
+    best = corrected(graph, Compared(component, fed, true))  # no picture
     assert (best.flat, best.signed) == (1, 0)
-    assert best.error < finish(graph, component, fed, true).error
+    assert best.error < finish(graph, Compared(component, fed, true)).error
     off = wanted(fed, lambda x: x - 2 / 255)
-    assert finish(graph, component, fed, off, (), SPAN).signed > SIGNED
-    assert corrected(graph, component, fed, off, (), SPAN).signed < SIGNED
+    assert finish(graph, Compared(component, fed, off, (), SPAN)).signed > SIGNED
+    assert corrected(graph, Compared(component, fed, off, (), SPAN)).signed < SIGNED
     off = wanted(fed, lambda x: x - 2 / 255)
-    assert finish(graph, component, fed, off, (), SPAN).signed > SIGNED
-    assert corrected(graph, component, fed, off, (), SPAN).signed < SIGNED
+    assert finish(graph, Compared(component, fed, off, (), SPAN)).signed > SIGNED
+    assert corrected(graph, Compared(component, fed, off, (), SPAN)).signed < SIGNED
 
 
 def test_several_outputs_and_ones_without_places_are_taken():
@@ -123,7 +123,7 @@ def test_several_outputs_and_ones_without_places_are_taken():
         results = [net(*row) for row in fed]
         results = [r if isinstance(r, tuple) else (r,) for r in results]
         true = [dict(zip(outputs, r, strict=True)) for r in results]
-        best = corrected(graph, Component("x", net, ("x",), outputs), fed, true)
+        best = corrected(graph, Compared(Component("x", net, ("x",), outputs), fed, true))
         assert len(best.outputs[0]) == len(outputs)
         assert best.error < -2
 

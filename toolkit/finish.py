@@ -44,64 +44,63 @@ class Finished:
     signed: float = 0.0
 
 
-def finish(
-    prepared: GraphModule,
-    component: Component,
-    fed: Sequence[tuple[Tensor, ...]],
-    wanted: Sequence[dict[str, Tensor]],
-    without: Collection[str] = (),
-    span: tuple[float, float] | None = None,
-    *,
-    stretch: bool = False,
-    move: bool = False,
-) -> Finished:
-    """Converts a calibrated graph and runs it.
+@dataclass(frozen=True)
+class Compared:
+    """What int8 graphs of a component are run on and compared with.
 
-    fed: the component's inputs; wanted: what the float generator gives, by name. without: some of
-    `quantize.PARTS`. span: lowest and highest value of its one output, where that is a picture.
-    stretch, move: the two corrections.
+    fed: its inputs, a row for each prompt; wanted: what the float generator gives there, by name.
+    without: some of `quantize.PARTS`, left out. span: lowest and highest value of its one output,
+    where that is a picture.
     """
+
+    component: Component
+    fed: Sequence[tuple[Tensor, ...]]
+    wanted: Sequence[dict[str, Tensor]]
+    without: Collection[str] = ()
+    span: tuple[float, float] | None = None
+
+    @property
+    def targets(self) -> list[Tensor]:
+        """What float gives as the one output."""
+        return [tensors[self.component.outputs[0]] for tensors in self.wanted]
+
+
+def finish(
+    prepared: GraphModule, compared: Compared, *, stretch: bool = False, move: bool = False
+) -> Finished:
+    """Converts a calibrated graph and runs it. stretch, move: the two corrections."""
     graph = convert_pt2e(copy.deepcopy(prepared))
     if stretch:
         push_flat_outwards(graph)
     drop_clamps(graph)
-    if "ties" not in without:
+    if "ties" not in compared.without:
         untie(graph)
         untie_layers(graph)
         untie_slopes(graph)
     ready = with_ready_weights(graph)
     if move:
-        correct_last_bias(ready, fed, [t[component.outputs[0]] for t in wanted])
-    if "whole-biases" not in without:
+        correct_last_bias(ready, compared.fed, compared.targets)
+    if "whole-biases" not in compared.without:
         round_biases(graph)
-    outputs = _outputs(ready, fed)
-    error = _error(component, outputs, wanted)
+    outputs = _outputs(ready, compared.fed)
+    error = _error(compared.component, outputs, compared.wanted)
+    span = compared.span
     if span is None or span[1] <= span[0]:
         return Finished(graph, outputs, error)
-    pairs = [(o, t[component.outputs[0]]) for (o,), t in zip(outputs, wanted, strict=True)]
+    pairs = [(o, t) for (o,), t in zip(outputs, compared.targets, strict=True)]
     return Finished(graph, outputs, error, *_flat_and_signed(pairs, *span))
 
 
-def corrected(
-    prepared: GraphModule,
-    component: Component,
-    fed: Sequence[tuple[Tensor, ...]],
-    wanted: Sequence[dict[str, Tensor]],
-    without: Collection[str] = (),
-    span: tuple[float, float] | None = None,
-) -> Finished:
+def corrected(prepared: GraphModule, compared: Compared) -> Finished:
     """The best of `finish` with and without each correction: flat ground kept (FLAT) and no mean error
     (SIGNED) before all, then nearest to float. Of several outputs none is corrected."""
-    one = len(component.outputs) == 1
+    without, one = compared.without, len(compared.component.outputs) == 1
     stretches = one and ends_in_picture(prepared)
     ways = itertools.product(
         (False, True) if stretches and "flat" not in without else (False,),
         (False, True) if one and "bias" not in without else (False,),
     )
-    found = [
-        finish(prepared, component, fed, wanted, without, span, stretch=stretch, move=move)
-        for stretch, move in ways
-    ]
+    found = [finish(prepared, compared, stretch=stretch, move=move) for stretch, move in ways]
     return min(found, key=lambda f: (f.flat < FLAT, f.signed > SIGNED, f.error))
 
 

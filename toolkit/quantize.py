@@ -24,7 +24,7 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
 from .equalize import equalize
-from .finish import corrected, finish
+from .finish import Compared, corrected, finish
 from .generator import Component, Generator
 from .observers import PortableWeightObserver, forget_clamped
 from .programs import example_inputs, export_module
@@ -320,14 +320,15 @@ def quantize(
         for way in chosen if "handed-on" not in without else ():
             take_levels(prepared[name, way], component, levels)
         fed = [tuple(t[n] for n in component.inputs) for t in chained]
-        tried = {way: finish(prepared[name, way], component, fed, first, without) for way in chosen}
-        ways[name] = min(tried, key=lambda way: tried[way].error)
         shown = generator.signature.output
         span = (shown.low, shown.high) if _draws(generator, component) else None
-        best = corrected(prepared[name, ways[name]], component, fed, first, without, span)
+        compared = Compared(component, fed, first, without, span)
+        tried = {way: finish(prepared[name, way], compared) for way in chosen}
+        ways[name] = min(tried, key=lambda way: tried[way].error)
+        best = corrected(prepared[name, ways[name]], compared)
         if train is not None and component is generator.components[-1]:
             trained = train(component, prepared[name, ways[name]])
-            after = corrected(trained, component, fed, first, without, span)
+            after = corrected(trained, compared)
             if after.error < best.error:
                 best, ways[name] = after, f"{ways[name]}, trained"
         for tensors, outputs in zip(chained, best.outputs, strict=True):
