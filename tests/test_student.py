@@ -12,8 +12,13 @@ from genedge.runtime.errors import BadInput
 from genedge.runtime.picture import over
 from genedge.toolkit import generator
 from genedge.toolkit.generator import resolve
+from genedge.toolkit.weights import grid_steps
+from genedge.toolkit.zoo.emoji.captions import captions_of
+from genedge.toolkit.zoo.emoji.data import Art, Emoji
+from genedge.toolkit.zoo.emoji.int8 import fit_int8
 from genedge.toolkit.zoo.emoji.model import BOUNDS, Clamp, Decoder, TextSide
 from genedge.toolkit.zoo.emoji.robust import rounded, silenced, tightened
+from genedge.toolkit.zoo.emoji.text import PromptBatches
 from genedge.toolkit.zoo.emoji.train import between, bounded
 
 ROOT = Path(__file__).parents[1]
@@ -189,3 +194,23 @@ def test_weights_that_the_wheel_does_not_carry_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(generator.importlib, "import_module", lambda name: module)
     with pytest.raises(BadInput, match="emoji-teacher are in genedge's repository, not in its"):
         resolve("emoji-teacher")
+
+
+def test_the_last_phase_moves_the_decoder_alone_and_ends_on_int8_grids(tmp_path):
+    emoji = [Emoji(c, f"{n} face", "Smileys & Emotion", ("happy",), c, False)
+             for c, n in (("1f600", "grinning"), ("1f603", "beaming"), ("1f63a", "cat"))]  # fmt: skip
+    count = 7 * len(emoji)
+    pictures = np.random.default_rng(0).integers(0, 255, (count, 64, 64, 4), np.uint8)
+    which = np.arange(count)
+    art = Art(pictures, tuple(emoji), which // 7, which % 7, np.zeros(count, bool))
+    before = resolve("emoji")
+    codes = torch.zeros(len(emoji), 64, 4, 4)
+    batches = PromptBatches(captions_of(art), before.tokenizer, codes, seed=0)
+    made = fit_int8(art, batches, before, tmp_path, lambda *a: None, steps=2, rate=1e-3)
+    text, image = (
+        [(p, q) for p, q in zip(a.module.parameters(), b.module.parameters(), strict=True)]
+        for a, b in zip(before.components, made.components, strict=True)
+    )
+    assert all(torch.equal(p, q) for p, q in text)
+    assert sum(torch.equal(p, q) for p, q in image) < len(image) / 2
+    assert all((grid_steps(q.detach().flatten(1)) > 0).all() for _, q in image if q.dim() > 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from . import losses as measures
 from .drawings import Named, batch_of, check_batches, drawn, stacked
 from .features import Projections, Taps, matched
 from .generator import Generator, modules_of, named, resolve
+from .int8_twin import Int8Twin
 from .processes import Processes, launched
 from .train import Average, Report, falling, fast, run_phase, set_rates
 
@@ -206,6 +208,11 @@ class _Run:
             if len(self.picture.shape) != 4 or min(self.picture.shape[2:]) < 8:
                 raise BadInput("the adversarial loss needs pictures of at least 8×8")
             self.critic.append(measures.Critic(self.picture.shape[1]).to(processes.device))
+        self.twin: Int8Twin | None = None
+        if "int8" in self.weights:
+            self.twin = Int8Twin(student, self.batch // processes.count)
+            for graph in self.twin.modules():
+                graph.to(processes.device)
         self.model.train()
         self.trained = [*self.model.parameters(), *self.projections.parameters()]
         self.optimizer = torch.optim.Adam(
@@ -253,7 +260,7 @@ class _Run:
                 mine = [w.partition(".")[2] for w in wanted if w.partition(".")[0] == c.name]
                 self.taps[i].listen(c.name, c.module, mine)
 
-    def _compared(self, teacher: Named, student: Named) -> Named:
+    def _compared(self, teacher: Named, student: Named, rounded: Named | None) -> Named:
         t, s = teacher[self.output], student[self.output]
         scale = 1 / max(1e-6, self.picture.high - self.picture.low)  # a range of 1, as grey levels
         found: Named = {}
@@ -266,6 +273,9 @@ class _Run:
                 found[name] = measures.relation_loss(s, t)
             elif name == "adversarial":
                 found[name] = measures.adversarial_loss(self.critic[0], s * scale)  # type: ignore[arg-type]
+            elif name == "int8":
+                assert rounded is not None
+                found[name] = measures.int8_loss(rounded[self.output] * scale, s * scale)
             else:
                 found[name] = measures.feature_loss(
                     self.projections[0](self.taps[0].seen, self.taps[1].seen)
@@ -279,10 +289,11 @@ class _Run:
         inputs = stacked(mine, self.processes.device)
         with torch.no_grad(), fast():
             taught = drawn(self.teacher.components, inputs)
-        with fast():
+        with fast(), self.twin.on_grids(self.learning) if self.twin else nullcontext():
             student = drawn(self.student.components, inputs)
         taught, student = ({k: v.float() for k, v in t.items()} for t in (taught, student))
-        found = self._compared(taught, student)
+        rounded = self.twin.draw(inputs) if self.twin else None
+        found = self._compared(taught, student, rounded)
         total = torch.stack([self.weights[k] * v for k, v in found.items()]).sum()
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
@@ -314,6 +325,8 @@ class _Run:
     def averaged(self) -> list[nn.Module]:
         """Modules of all components of the student, on the CPU, with averaged weights."""
         self.model.load_state_dict(self.average.tensors, strict=False)
+        if self.twin:
+            self.twin.settle(self.learning)
         return [c.module.cpu().eval().requires_grad_(True) for c in self.student.components]
 
     def close(self) -> None:

@@ -12,7 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Weights where none are named; docs/shrink.md has what each bought. 0: not computed.
-WEIGHTS = {"output": 1.0, "features": 0.5, "bands": 0.5, "relations": 0.1, "adversarial": 0.0}
+WEIGHTS = {
+    "output": 1.0,
+    "features": 0.5,
+    "bands": 0.5,
+    "relations": 0.1,
+    "adversarial": 0.0,
+    "int8": 0.0,
+}
+# Of the distance from float to int8, in units of the picture's range: a root mean square below NEAR
+# (44 dB) is near enough, and squared error, times WORST, makes the farthest pictures count most.
+NEAR, WORST = 0.006, 100.0
 
 
 def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -72,6 +82,14 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
         return d / d.mean().clamp(min=1e-6)
 
     return F.smooth_l1_loss(distances(student), distances(teacher))
+
+
+def int8_loss(rounded: Tensor, drawn: Tensor) -> Tensor:
+    """How far int8 is from float: over pictures, the mean of the root mean square of what differs,
+    beyond NEAR, and WORST times the mean square. Both (B, …), the student's own: gradients go into
+    both."""
+    error = (rounded - drawn).square().flatten(1).mean(1)
+    return F.relu((error + 1e-7).sqrt() - NEAR).mean() + WORST * error.mean()
 
 
 class Critic(nn.Module):

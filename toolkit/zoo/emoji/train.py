@@ -39,6 +39,7 @@ from .captions import (
     train_tokenizer,
 )
 from .codes import fit_codes, grown, widened
+from .int8 import fit_int8
 from .model import MEANINGS, TOKENS, VOCABULARY, Decoder, TextSide
 from .paraphrases import kept_out
 from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
@@ -323,7 +324,7 @@ def train_student(
     force: bool = False,
     start: Generator | None = None,
 ) -> Path:
-    """A pruned `emoji-teacher` goes on with the art itself, then within tight bounds, then sharper.
+    """A pruned `emoji-teacher` goes on with the art itself, within tight bounds, sharper, towards int8.
 
     Both sides are bounded, and the text side loses hidden units. What its teacher draws is all that
     distillation shows a student; the art is sharper. start: the pruned generator, `emoji` itself
@@ -370,8 +371,8 @@ def train_student(
         levels=LEVELS,
         noise=STUDENT_NOISE,
     )
-    made = text, on_grid(between(decoder, sharp, SHARPENED))
-    note = {"pass": "train", "phases": ["art", "bounds", "sharpen", "grid of int8"]}
+    made = text, between(decoder, sharp, SHARPENED)
+    note = {"pass": "train", "phases": ["art", "bounds", "sharpen", "int8"]}
     generator = replace(
         start,
         name="emoji",
@@ -382,7 +383,7 @@ def train_student(
         ),
         history=(*start.history, note),
     )
-    save(generator, out, force=force, half=True)
+    save(fit_int8(art, batches, generator, work, report), out, force=force, half=True)
     scores = scores_of(load_saved(out), art, cache, report)
     (out / "scores.json").write_text(json.dumps({"scores": scores}, indent=1) + "\n")
     return out

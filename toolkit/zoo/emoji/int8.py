@@ -1,0 +1,118 @@
+"""Last phase of the student: the decoder learns to draw as int8 what it draws in float.
+
+The text side stays. What the decoder has to keep is what it drew before the phase, and of training
+pairs a part of the way from that to the art; what it has to bring near is its twin in int8, which
+reads the codes that the text side's own twin writes. So it comes to mind neither its own rounding
+nor the text side's.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genedge.toolkit.drawings import Named
+from genedge.toolkit.generator import Generator
+from genedge.toolkit.int8_twin import Int8Twin
+from genedge.toolkit.losses import int8_loss
+from genedge.toolkit.quantize import on_grid
+from genedge.toolkit.train import (
+    Average,
+    Report,
+    Stateful,
+    adam,
+    falling,
+    run_phase,
+    set_rates,
+)
+
+from .codes import BATCH, batch_rows, one_hot, pictures_of
+from .data import Art
+from .model import STYLE_COUNT, TOKENS
+from .text import PromptBatches
+
+STEPS, RATE = 7000, 3e-4
+INT8_WEIGHT, ART_SHARE = 4.0, 0.3
+_WARM = 50  # steps
+
+
+def kept_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
+    """L1 of pictures (B, 4, H, W), and a quarter of L1 of their gradients each way; a scalar."""
+    difference = drawn - wanted
+    across = (difference[..., 1:] - difference[..., :-1]).abs().mean()
+    down = (difference[..., 1:, :] - difference[..., :-1, :]).abs().mean()
+    return difference.abs().mean() + 0.25 * (across + down)
+
+
+def fit_int8(
+    art: Art,
+    batches: PromptBatches,
+    generator: Generator,
+    work: Path,
+    report: Report,
+    *,
+    steps: int = STEPS,
+    rate: float = RATE,
+    seed: int = 4,
+) -> Generator:
+    """`emoji` with a decoder trained on, its weights on the grids of int8. Resumes from `work`."""
+    made = copy.deepcopy(generator)
+    text, image = made.components
+    before = copy.deepcopy(image.module).eval()
+    text.module.eval().requires_grad_(False)
+    image.module.eval().requires_grad_(True)
+    image.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    twin = Int8Twin(made, BATCH)
+    weights = dict(image.module.named_parameters())
+    optimizer, average = adam((weights.values(), rate)), Average(weights, 0.998)
+    rows = np.flatnonzero(art.train)
+    pictures, where = pictures_of(art, rows), {int(r): i for i, r in enumerate(rows)}
+    half = BATCH // 2
+
+    def one_step(step: int) -> dict[str, Tensor]:
+        random = np.random.default_rng((seed, step))
+        pairs = batch_rows(step, rows, half, seed)
+        said, choices = batches.either(art.emoji_of[pairs], random, 0.0)
+        more, more_choices, _ = batches.keywords(random, BATCH - half)
+        styles = np.concatenate(
+            [art.style_of[pairs], random.integers(0, STYLE_COUNT, BATCH - half)]
+        )
+        inputs: Named = {
+            "tokens": torch.cat([F.pad(t, (0, TOKENS - t.shape[1])) for t in (said, more)]),
+            "meaning": torch.cat([choices, more_choices]),
+            "style": one_hot(torch.from_numpy(styles)),
+        }
+        with torch.no_grad():
+            code = text.module(inputs["tokens"], inputs["meaning"])
+            wanted = before(code, inputs["style"])
+            true = pictures[[where[int(r)] for r in pairs]].float() / 255
+            wanted[:half] = torch.lerp(wanted[:half], true, ART_SHARE)
+        with twin.on_grids([image]):
+            drawn = image.module(code, inputs["style"])
+        kept = kept_loss(drawn, wanted)
+        apart = int8_loss(twin.draw(inputs)["picture"], drawn)
+        set_rates(optimizer, min(1.0, (step + 1) / _WARM) * falling(step, steps, flat=0.2))
+        optimizer.zero_grad()
+        (kept + INT8_WEIGHT * apart).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        average.update(weights)
+        return {"kept": kept.detach(), "int8": apart.detach()}
+
+    state: dict[str, Stateful] = {
+        "decoder": image.module,
+        "optimizer": optimizer,
+        "average": average,
+    }
+    run_phase("int8", work, steps, state, one_step, report)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(average.tensors[name])
+    twin.settle([image])
+    plain = image.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return replace(made, components=(text, replace(image, module=on_grid(plain))))
