@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-parts bench-weights bench-palette bench-shrink bench-student bench-curve bench-regularise student bench-kills bench-slower bench-large bench-steady clean
+.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-parts bench-unseen bench-weights bench-palette bench-shrink bench-student bench-curve bench-regularise student bench-kills bench-slower bench-large bench-steady clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -72,6 +72,11 @@ bench-quantize: $(VENV)/dev.stamp  ## docs/quantizers.md: int8 beside the runtim
 
 bench-parts: $(VENV)/dev.stamp  ## docs/parts.md: what each part of the quantizer buys, by leaving it out
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/parts.py docs/parts.md emoji architectures:unet architectures:stylegan2 architectures:dcgan upscale
+
+bench-unseen: $(VENV)/dev.stamp  ## the bundled int8 on prompts that neither calibration nor golden prompts have: 200 held-out pairs, then paraphrases
+	$(BIN)/python tests/benchmarks/unseen.py build/held_out.txt build/paraphrases.txt
+	$(BIN)/genedge verify runtime/artifacts/emoji-onnx-int8 --reference emoji --prompts-file build/held_out.txt
+	$(BIN)/genedge verify runtime/artifacts/emoji-onnx-int8 --reference emoji --prompts-file build/paraphrases.txt
 
 bench-weights: $(VENV)/dev.stamp  ## docs/weight-only.md: int8 and int4 weights with float arithmetic, by target
 	$(PIP) -e '.[bench]'

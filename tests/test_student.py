@@ -19,7 +19,7 @@ from genedge.toolkit.zoo.emoji.int8 import fit_int8
 from genedge.toolkit.zoo.emoji.model import BOUNDS, Clamp, Decoder, TextSide
 from genedge.toolkit.zoo.emoji.robust import rounded, silenced, tightened
 from genedge.toolkit.zoo.emoji.text import PromptBatches
-from genedge.toolkit.zoo.emoji.train import between, bounded
+from genedge.toolkit.zoo.emoji.train import bounded
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "toolkit" / "zoo" / "emoji"
@@ -162,17 +162,6 @@ def test_a_clamp_narrower_than_what_a_layer_gives_sets_its_levels():
             with rounded(text, 100):
                 steps = text.write(text.thing(pooled, meaning)) / (BOUNDS["code"][1] / 99)
             assert ((steps - steps.round()).abs().max() < 0.02) == held
-
-
-def test_between_two_decoders_weights_are_mixed_and_clamps_are_the_seconds():
-    torch.manual_seed(0)
-    first, second = (Decoder((16, 8, 8, 8), (0, 1, 1, 1), 8, bounded=True) for _ in range(2))
-    second.clamps[0].high = 3.0
-    mixed = between(first, second, 0.25)
-    for a, b, c in zip(*(m.parameters() for m in (first, second, mixed)), strict=True):
-        assert torch.allclose(c, 0.75 * a + 0.25 * b)
-    assert mixed.clamps[0].high == 3.0
-    assert all(map(torch.equal, between(first, second, 1.0).parameters(), second.parameters()))
 
 
 def test_weights_on_dead_channels_become_0_and_change_no_picture():

@@ -21,8 +21,8 @@ WEIGHTS = {
     "int8": 0.0,
 }
 # Of the distance from float to int8, in units of the picture's range: a root mean square below NEAR
-# (44 dB) is near enough, and squared error, times WORST, makes the farthest pictures count most.
-NEAR, WORST = 0.006, 100.0
+# (42 dB) is near enough, and what is beyond, squared, times WORST, makes the farthest count most.
+NEAR, WORST = 0.008, 100.0
 
 
 def output_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -85,11 +85,12 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def int8_loss(rounded: Tensor, drawn: Tensor) -> Tensor:
-    """How far int8 is from float: over pictures, the mean of the root mean square of what differs,
-    beyond NEAR, and WORST times the mean square. Both (B, …), the student's own: gradients go into
-    both."""
+    """How far int8 is from float: over pictures, the mean of what the root mean square of their
+    difference has beyond NEAR, and of its square times WORST. Both (B, …), the student's own:
+    gradients go into both."""
     error = (rounded - drawn).square().flatten(1).mean(1)
-    return F.relu((error + 1e-7).sqrt() - NEAR).mean() + WORST * error.mean()
+    beyond = F.relu((error + 1e-8).sqrt() - NEAR)
+    return (beyond + WORST * beyond.square()).mean()
 
 
 class Critic(nn.Module):

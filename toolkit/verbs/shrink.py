@@ -19,7 +19,13 @@ Force = Annotated[bool, typer.Option("--force", help="Replace --out.")]
 Components = Annotated[str, typer.Option(help="Names of components, by commas; all if left out.")]
 Batch = Annotated[int, typer.Option(min=1, help="Pictures of a step, over all processes.")]
 Rate = Annotated[float, typer.Option(help="Adam's learning rate.")]
-Loss = Annotated[list[str] | None, typer.Option(help="NAME=WEIGHT; may be repeated.")]
+Loss = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=WEIGHT; may be repeated. Names: output, features, bands, relations, "
+        "adversarial, int8."
+    ),
+]
 PromptFile = Annotated[Path | None, typer.Option(help="More prompts, one on each line.")]
 Work = Annotated[Path | None, typer.Option(help="Checkpoints; resumed from. OUT.work if left out.")]
 Tensorboard = Annotated[Path | None, typer.Option(help="Folder for a TensorBoard log.")]

@@ -57,7 +57,6 @@ REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.
 ART_STEPS, BOUNDED_STEPS, STUDENT_SHARPEN_STEPS = 9000, 15_000, 500  # of the student, on the art
 STUDENT_NOISE = 0.15  # half of CODE_NOISE, in the last two phases
 TEXT_UNITS = 728  # hidden units of its text side: the largest artifact, OpenVINO's, is then 5.0 MB
-SHARPENED = 0.85  # of the way from the decoder before its last phase to the one after it
 LEVELS = 192  # that layers' outputs are rounded to in the last phase
 ONWARD = 12_500  # steps of text, where a trained one is gone on from
 STORED_STEPS = 32  # of the largest weight of a row: a quarter less in a compressed history than 64
@@ -304,18 +303,6 @@ def bounded(text: TextSide) -> TextSide:
     return made
 
 
-@torch.no_grad()
-def between(first: M, second: M, share: float) -> M:
-    """A copy of `second` with weights a share (0 to 1) of the way from those of `first` to its own.
-
-    Both have the same layers; ValueError where one has more of them.
-    """
-    made = copy.deepcopy(second)
-    for weight, start in zip(made.parameters(), first.parameters(), strict=True):
-        weight.copy_(torch.lerp(start, weight, share))
-    return made
-
-
 def train_student(
     work: Path,
     cache: Path,
@@ -371,7 +358,7 @@ def train_student(
         levels=LEVELS,
         noise=STUDENT_NOISE,
     )
-    made = text, between(decoder, sharp, SHARPENED)
+    made = text, sharp
     note = {"pass": "train", "phases": ["art", "bounds", "sharpen", "int8"]}
     generator = replace(
         start,
