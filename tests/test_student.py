@@ -1,6 +1,7 @@
 """`emoji-teacher` and `emoji` draw what English and Chinese prompts say, alike."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from genedge.toolkit.generator import resolve
 from genedge.toolkit.weights import grid_steps
 from genedge.toolkit.zoo.emoji.captions import captions_of
 from genedge.toolkit.zoo.emoji.data import Art, Emoji
-from genedge.toolkit.zoo.emoji.int8 import fit_int8
+from genedge.toolkit.zoo.emoji.int8 import fit_int8, pairs_of
 from genedge.toolkit.zoo.emoji.model import BOUNDS, Clamp, Decoder, TextSide
 from genedge.toolkit.zoo.emoji.robust import rounded, silenced, tightened
 from genedge.toolkit.zoo.emoji.text import PromptBatches
@@ -192,6 +193,9 @@ def test_the_last_phase_moves_the_decoder_alone_and_ends_on_int8_grids(tmp_path)
     pictures = np.random.default_rng(0).integers(0, 255, (count, 64, 64, 4), np.uint8)
     which = np.arange(count)
     art = Art(pictures, tuple(emoji), which // 7, which % 7, np.zeros(count, bool))
+    held = replace(art, held_out=which == 8)
+    every = {(i, s) for i in range(len(emoji)) for s in range(7)}
+    assert set(map(tuple, pairs_of(held, np.arange(len(emoji))).tolist())) == every - {(1, 1)}
     before = resolve("emoji")
     codes = torch.zeros(len(emoji), 64, 4, 4)
     batches = PromptBatches(captions_of(art), before.tokenizer, codes, seed=0)

@@ -39,7 +39,15 @@ from .text import PromptBatches
 
 STEPS, RATE = 7000, 3e-4
 INT8_WEIGHT, ART_SHARE = 4.0, 0.3
+PAIRS, NAMES = 12, 12  # of a batch: training pairs, and names in any style; the rest are keywords
 _WARM = 50  # steps
+
+
+def pairs_of(art: Art, rows: np.ndarray) -> np.ndarray:
+    """int64 (N, 2): emoji of `rows` and styles, drawn by somebody or not, but for held-out pairs."""
+    held = set(zip(art.emoji_of[art.held_out], art.style_of[art.held_out], strict=True))
+    every = [(int(r), s) for r in rows for s in range(STYLE_COUNT)]
+    return np.array([pair for pair in every if pair not in held])
 
 
 def kept_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
@@ -73,26 +81,25 @@ def fit_int8(
     optimizer, average = adam((weights.values(), rate)), Average(weights, 0.998)
     rows = np.flatnonzero(art.train)
     pictures, where = pictures_of(art, rows), {int(r): i for i, r in enumerate(rows)}
-    half = BATCH // 2
+    free = pairs_of(art, batches.captions.rows)
 
     def one_step(step: int) -> dict[str, Tensor]:
         random = np.random.default_rng((seed, step))
-        pairs = batch_rows(step, rows, half, seed)
-        said, choices = batches.either(art.emoji_of[pairs], random, 0.0)
-        more, more_choices, _ = batches.keywords(random, BATCH - half)
-        styles = np.concatenate(
-            [art.style_of[pairs], random.integers(0, STYLE_COUNT, BATCH - half)]
-        )
+        pairs, more = batch_rows(step, rows, PAIRS, seed), random.choice(free, NAMES)
+        names = batches.names(np.concatenate([art.emoji_of[pairs], more[:, 0]]), random)
+        words = batches.keywords(random, BATCH - PAIRS - NAMES)
+        anything = random.integers(0, STYLE_COUNT, BATCH - PAIRS - NAMES)
+        styles = np.concatenate([art.style_of[pairs], more[:, 1], anything])
         inputs: Named = {
-            "tokens": torch.cat([F.pad(t, (0, TOKENS - t.shape[1])) for t in (said, more)]),
-            "meaning": torch.cat([choices, more_choices]),
+            "tokens": torch.cat([F.pad(t, (0, TOKENS - t.shape[1])) for t in (names[0], words[0])]),
+            "meaning": torch.cat([names[1], words[1]]),
             "style": one_hot(torch.from_numpy(styles)),
         }
         with torch.no_grad():
             code = text.module(inputs["tokens"], inputs["meaning"])
             wanted = before(code, inputs["style"])
             true = pictures[[where[int(r)] for r in pairs]].float() / 255
-            wanted[:half] = torch.lerp(wanted[:half], true, ART_SHARE)
+            wanted[:PAIRS] = torch.lerp(wanted[:PAIRS], true, ART_SHARE)
         with twin.on_grids([image]):
             drawn = image.module(code, inputs["style"])
         kept = kept_loss(drawn, wanted)
