@@ -39,7 +39,7 @@ from .text import PromptBatches
 
 STEPS, RATE = 7000, 3e-4
 INT8_WEIGHT, ART_SHARE = 4.0, 0.3
-PAIRS, NAMES = 12, 12  # of a batch: training pairs, and names in any style; the rest are keywords
+PAIRS, NAMES = 16, 8  # of a batch: training pairs, and names in any style; the rest are keywords
 _WARM = 50  # steps
 
 
