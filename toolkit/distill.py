@@ -134,10 +134,10 @@ def distill(
         "components": sorted(components),
         "seed": seed,
     }
-    if processes.index == 0:
-        _remember(work, settings)
     learned = copy.deepcopy(student)
     run = _Run(copy.deepcopy(teacher), learned, pool, weights, components, batch, seed, processes)
+    if processes.index == 0:
+        _remember(work, settings)
     writer = _writer(tensorboard) if processes.index == 0 else None
 
     def tell(what: str, done: int, total: int, row: Mapping[str, float]) -> None:
