@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
-from genedge.toolkit.grids import with_grids
+from genedge.toolkit.grids import Grid, with_grids
 from genedge.toolkit.programs import export_module
 from genedge.toolkit.quantize import on_grid, quantize
 from genedge.toolkit.quantizer import CommonQuantizer
@@ -141,7 +141,7 @@ def test_a_transposed_convolution_is_rounded_too():
     with torch.no_grad():
         errors = []
         for one in (ready, nearest):
-            for parameter in with_grids(one).values():
+            for parameter in with_grids(one, Grid).values():
                 parameter.on = parameter.per_channel
             errors.append(sum(float((one(*r) - module(*r)).square().mean()) for r in rows))
     assert errors[0] < errors[1] / 2

@@ -77,7 +77,7 @@ def _ends(node: Node, forward: bool, component: str) -> set[str]:
 
 
 def _prepared(prepared: GraphModule, component: str) -> _Graph:
-    grids = with_grids(prepared)
+    grids = with_grids(prepared, Grid)
     by_grid = {id(g): name for name, g in grids.items()}
     around: dict[str, set[str]] = {name: set() for name in grids}
     weights: dict[str, int] = {}

@@ -8,12 +8,15 @@ al., "LSQ+", CVPR workshops 2020). convert_pt2e takes a grid as it takes the obs
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e import ObserverBase
+
+G = TypeVar("G", bound=nn.Module)
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -63,13 +66,14 @@ class Grid(ObserverBase):  # type: ignore[misc]
         return self.log_scale.detach().exp(), zero.to(torch.int64)
 
 
-def with_grids(prepared: GraphModule) -> dict[str, Grid]:
-    """Replaces the observers of `prepared` in place, shared ones by shared grids.
+def with_grids(prepared: GraphModule, make: Callable[[Any], G]) -> dict[str, G]:
+    """Replaces the observers of `prepared` in place by what `make` makes of each, shared ones by
+    shared grids.
 
     Returns the distinct grids under the name of their first place in the graph.
     """
-    made: dict[int, Grid] = {}
-    named: dict[str, Grid] = {}
+    made: dict[int, G] = {}
+    named: dict[str, G] = {}
     for node in prepared.graph.nodes:
         if node.op != "call_module":
             continue
@@ -78,6 +82,6 @@ def with_grids(prepared: GraphModule) -> dict[str, Grid]:
         if not isinstance(observer, ObserverBase) and "Fixed" not in type(observer).__name__:
             continue
         if id(observer) not in made:
-            made[id(observer)] = named[name] = Grid(observer)
+            made[id(observer)] = named[name] = make(observer)
         setattr(prepared, name, made[id(observer)])
     return named

@@ -24,6 +24,7 @@ from genedge.runtime.errors import BadInput
 
 from .drawings import Named, drawn, stacked
 from .generator import Component, Generator
+from .grids import with_grids
 from .observers import PerChannelSquaredErrorObserver, forget_clamped
 from .quantize import known_levels
 from .quantizer import CommonQuantizer
@@ -36,7 +37,7 @@ _REWRITTEN = (
 )
 
 
-class FixedGrid(nn.Module):
+class HeldGrid(nn.Module):
     """Rounds what passes onto the grid that an observer found.
 
     Gradients pass where nothing is clipped. Where `on` is false, values pass as they are.
@@ -82,7 +83,7 @@ class Int8Twin:
         ]
         with torch.no_grad():
             seen = [drawn(generator.components, b) for b in batches]
-        self.grids: dict[str, FixedGrid] = {}
+        self.grids: dict[str, HeldGrid] = {}
         self.components = tuple(
             self._rounding(generator, c, seen, cpu) for c in generator.components
         )
@@ -98,17 +99,10 @@ class Int8Twin:
             for row in rows:
                 graph(*row)
         forget_clamped(graph)
-        made: dict[int, FixedGrid] = {}
+        made = with_grids(graph, HeldGrid)
         for node in graph.graph.nodes:
-            if node.op != "call_module":
-                continue
-            name = str(node.target)
-            observer = graph.get_submodule(name)
-            if not hasattr(observer, "calculate_qparams"):
-                continue
-            grid = made.setdefault(id(observer), FixedGrid(observer))
-            setattr(graph, name, grid)
-            if grid.of_weight:
+            grid = made.get(str(node.target))
+            if grid is not None and grid.of_weight:
                 self.grids[f"{component.name}.{node.args[0].target}"] = grid
         _share(graph, component)
         for grid in made.values():
@@ -127,7 +121,8 @@ class Int8Twin:
         return [c.module for c in self.components]
 
     def draw(self, inputs: Named) -> Named:
-        """Every named tensor as int8 gives it, with gradients."""
+        """Every named tensor as int8 gives it, with gradients; inputs by name, their first axis the
+        `size` pictures."""
         return drawn(self.components, inputs)
 
     @contextmanager
@@ -155,7 +150,7 @@ class Int8Twin:
             assert weight is not None
             weight.copy_(grid(weight))
 
-    def _layers(self, components: Sequence[Component]) -> list[tuple[nn.Module, str, FixedGrid]]:
+    def _layers(self, components: Sequence[Component]) -> list[tuple[nn.Module, str, HeldGrid]]:
         found = []
         for c in components:
             for name, grid in self.grids.items():

@@ -69,7 +69,7 @@ def train_grids(
         for name, observer in graph.named_modules()
         if isinstance(observer, PerChannelSquaredErrorObserver)
     }
-    grids = with_grids(graph)
+    grids = with_grids(graph, Grid)
     inside = {id(p) for g in grids.values() for p in g.parameters()}
     weights = [p for p in graph.parameters() if id(p) not in inside]
     for parameter in weights:

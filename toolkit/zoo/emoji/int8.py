@@ -69,7 +69,11 @@ def fit_int8(
     rate: float = RATE,
     seed: int = 4,
 ) -> Generator:
-    """`emoji` with a decoder trained on, its weights on the grids of int8. Resumes from `work`."""
+    """`emoji` with a decoder trained on, its weights on the grids of int8. Resumes from `work`.
+
+    rate: Adam's, which falls from a fifth of the steps on. The decoder has the moving average of its
+    weights. Raises what Int8Twin raises.
+    """
     made = copy.deepcopy(generator)
     text, image = made.components
     before = copy.deepcopy(image.module).eval()
