@@ -83,6 +83,22 @@ def test_the_twin_draws_what_the_simulation_of_the_artifact_draws():
     assert (twin - real).abs().mean() < 0.5 * (exact - real).abs().mean()
 
 
+def test_words_of_a_table_and_codes_are_rounded_once_as_the_artifact_rounds_them():
+    generator = tiny()
+    grids = {}
+    for component in Int8Twin(generator, SIZE).components:
+        for node in component.module.graph.nodes:
+            if node.op == "call_module":
+                grid = component.module.get_submodule(str(node.target))
+                grids[component.name, str(node.args[0])] = grid
+    table = generator.components[0].module.embedding.weight.detach()
+    words = grids["text", "unsqueeze"]
+    assert float(words.scale) == pytest.approx(float(table.abs().max()) / 127)
+    assert int(words.zero) == 0
+    written, read = grids["text", "view"], grids["image", "code"]
+    assert (float(read.scale), int(read.zero)) == (float(written.scale), int(written.zero))
+
+
 def test_twin_and_generator_share_their_weights():
     generator = tiny()
     twin = Int8Twin(generator, SIZE)

@@ -26,7 +26,7 @@ from .drawings import Named, drawn, stacked
 from .generator import Component, Generator
 from .grids import with_grids
 from .observers import PerChannelSquaredErrorObserver, forget_clamped
-from .quantize import known_levels
+from .quantize import known_levels, take_levels
 from .quantizer import CommonQuantizer
 from .replace import float_graph
 
@@ -84,6 +84,7 @@ class Int8Twin:
         with torch.no_grad():
             seen = [drawn(generator.components, b) for b in batches]
         self.grids: dict[str, HeldGrid] = {}
+        self._ends: dict[str, tuple[float, int]] = {}
         self.components = tuple(
             self._rounding(generator, c, seen, cpu) for c in generator.components
         )
@@ -99,7 +100,9 @@ class Int8Twin:
             for row in rows:
                 graph(*row)
         forget_clamped(graph)
+        take_levels(graph, component, self._ends)
         made = with_grids(graph, HeldGrid)
+        self._ends |= _ends(graph, component)
         for node in graph.graph.nodes:
             grid = made.get(str(node.target))
             if grid is not None and grid.of_weight:
@@ -159,6 +162,22 @@ class Int8Twin:
                     parent, _, leaf = path.rpartition(".")
                     found.append((c.module.get_submodule(parent), leaf, grid))
         return found
+
+
+def _ends(graph: GraphModule, component: Component) -> dict[str, tuple[float, int]]:
+    """By output: scale and zero point of the grid that it ends on (`quantize.handed_on`)."""
+    results: Any = next(n for n in graph.graph.nodes if n.op == "output").args[0]
+    results = results if isinstance(results, (tuple, list)) else (results,)
+    grids = {
+        name: graph.get_submodule(str(node.target))
+        for name, node in zip(component.outputs, results, strict=True)
+        if getattr(node, "op", "") == "call_module"
+    }
+    return {
+        name: (float(grid.scale), int(grid.zero))
+        for name, grid in grids.items()
+        if isinstance(grid, HeldGrid)
+    }
 
 
 def _share(graph: GraphModule, component: Component) -> None:

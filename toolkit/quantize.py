@@ -23,6 +23,7 @@ from torchao.quantization.pt2e import FixedQParamsObserver, HistogramObserver, M
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
+from .bias import tensor_of
 from .equalize import equalize
 from .finish import Compared, corrected, finish
 from .generator import Component, Generator
@@ -253,14 +254,18 @@ def known_levels(
         if spec and -128 <= zero <= 127 and abs(spec.low / step - round(spec.low / step)) < 1e-6:
             found[place] = replace(GREY_LEVELS, scale=step, zero_point=zero)
     for node in graph.graph.nodes:
-        step = _step_of_table(node)
+        step = _step_of_table(node, graph)
         if step:
             found[node.name] = replace(GREY_LEVELS, scale=step, zero_point=0)
     return found
 
 
-def _step_of_table(node: Node) -> float:
-    """The step of an int8 table whose words this node is (`Int8Embedding`); 0 of any other."""
+def _step_of_table(node: Node, graph: GraphModule) -> float:
+    """The step of a table whose words this node is: that of `Int8Embedding`, or that which a float
+    table will have as one. 0 of any other node."""
+    if node.target is _aten.embedding.default and node.meta["val"].dtype == torch.float32:
+        table: Any = node.args[0]
+        return float(tensor_of(graph, table).detach().abs().max()) / 127
     if node.target is not _aten.mul.Tensor or not isinstance(node.args[1], float):
         return 0.0
     cast: Any = node.args[0]

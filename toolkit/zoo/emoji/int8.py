@@ -3,7 +3,9 @@
 The text side stays. What the decoder has to keep is what it drew before the phase, and of training
 pairs a part of the way from that to the art; what it has to bring near is its twin in int8, which
 reads the codes that the text side's own twin writes. So it comes to mind neither its own rounding
-nor the text side's.
+nor the text side's. Half of each batch are the worst of four times as many prompts that nobody has
+drawn (after Shrivastava et al., "Training region-based object detectors with online hard example
+mining", CVPR 2016): where float itself is between two pictures, int8 is far from it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genedge.toolkit.drawings import Named
+from genedge.toolkit.drawings import Named, drawn
 from genedge.toolkit.generator import Generator
 from genedge.toolkit.int8_twin import Int8Twin
 from genedge.toolkit.losses import int8_loss
@@ -35,11 +37,14 @@ from genedge.toolkit.train import (
 from .codes import BATCH, batch_rows, one_hot, pictures_of
 from .data import Art
 from .model import STYLE_COUNT, TOKENS
-from .text import PromptBatches
+from .text import PromptBatches, joined
 
-STEPS, RATE = 7000, 3e-4
+STEPS, RATE = 4000, 3e-4
 INT8_WEIGHT, ART_SHARE = 4.0, 0.3
-PAIRS, NAMES = 16, 8  # of a batch: training pairs, and names in any style; the rest are keywords
+PAIRS = BATCH // 2  # of a batch: training pairs; the rest are the worst of what is asked besides
+TRIED = (
+    4  # times as many prompts are drawn as are taken: names in any style and keywords, half each
+)
 _WARM = 50  # steps
 
 
@@ -50,9 +55,15 @@ def pairs_of(art: Art, rows: np.ndarray) -> np.ndarray:
     return np.array([pair for pair in every if pair not in held])
 
 
-def kept_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
+def asked(tokens: Tensor, choices: Tensor, styles: np.ndarray) -> Named:
+    """The generator's inputs: tokens (N, T), filled up to 32; choices (N, 16); styles int64 (N,)."""
+    tokens = F.pad(tokens, (0, TOKENS - tokens.shape[1]))
+    return {"tokens": tokens, "meaning": choices, "style": one_hot(torch.from_numpy(styles))}
+
+
+def kept_loss(drew: Tensor, wanted: Tensor) -> Tensor:
     """L1 of pictures (B, 4, H, W), and a quarter of L1 of their gradients each way; a scalar."""
-    difference = drawn - wanted
+    difference = drew - wanted
     across = (difference[..., 1:] - difference[..., :-1]).abs().mean()
     down = (difference[..., 1:, :] - difference[..., :-1, :]).abs().mean()
     return difference.abs().mean() + 0.25 * (across + down)
@@ -87,27 +98,43 @@ def fit_int8(
     pictures, where = pictures_of(art, rows), {int(r): i for i, r in enumerate(rows)}
     free = pairs_of(art, batches.captions.rows)
 
-    def one_step(step: int) -> dict[str, Tensor]:
+    def named(step: int) -> tuple[Named, Tensor]:
+        """BATCH // 2 training pairs: what is asked, and the art."""
+        pairs, random = batch_rows(step, rows, PAIRS, seed), np.random.default_rng((seed, step, 1))
+        tokens, choices = batches.names(art.emoji_of[pairs], random)
+        true = pictures[[where[int(r)] for r in pairs]].float() / 255
+        return asked(tokens, choices, art.style_of[pairs]), true
+
+    @torch.no_grad()
+    def hardest(step: int, count: int) -> Named:
+        """The `count` of TRIED times as many prompts on which the twin is farthest from float."""
         random = np.random.default_rng((seed, step))
-        pairs, more = batch_rows(step, rows, PAIRS, seed), random.choice(free, NAMES)
-        names = batches.names(np.concatenate([art.emoji_of[pairs], more[:, 0]]), random)
-        words = batches.keywords(random, BATCH - PAIRS - NAMES)
-        anything = random.integers(0, STYLE_COUNT, BATCH - PAIRS - NAMES)
-        styles = np.concatenate([art.style_of[pairs], more[:, 1], anything])
-        inputs: Named = {
-            "tokens": torch.cat([F.pad(t, (0, TOKENS - t.shape[1])) for t in (names[0], words[0])]),
-            "meaning": torch.cat([names[1], words[1]]),
-            "style": one_hot(torch.from_numpy(styles)),
-        }
+        tried, far = [], []
+        for _ in range(TRIED * count // BATCH):
+            pairs = random.choice(free, BATCH // 2)
+            names = batches.names(pairs[:, 0], random)
+            words = batches.keywords(random, BATCH - len(pairs))
+            anything = random.integers(0, STYLE_COUNT, BATCH - len(pairs))
+            tokens = joined(names[0], words[0])
+            choices = torch.cat([names[1], words[1]])
+            tried.append(asked(tokens, choices, np.concatenate([pairs[:, 1], anything])))
+            with twin.on_grids([image]):
+                exact = drawn(made.components, tried[-1])["picture"]
+            far.append((twin.draw(tried[-1])["picture"] - exact).square().flatten(1).mean(1))
+        worst = torch.cat(far).topk(count).indices
+        return {name: torch.cat([t[name] for t in tried])[worst] for name in tried[0]}
+
+    def one_step(step: int) -> dict[str, Tensor]:
+        (inputs, true), more = named(step), hardest(step, BATCH - PAIRS)
+        inputs = {name: torch.cat([inputs[name], more[name]]) for name in inputs}
         with torch.no_grad():
             code = text.module(inputs["tokens"], inputs["meaning"])
             wanted = before(code, inputs["style"])
-            true = pictures[[where[int(r)] for r in pairs]].float() / 255
             wanted[:PAIRS] = torch.lerp(wanted[:PAIRS], true, ART_SHARE)
         with twin.on_grids([image]):
-            drawn = image.module(code, inputs["style"])
-        kept = kept_loss(drawn, wanted)
-        apart = int8_loss(twin.draw(inputs)["picture"], drawn)
+            drew = image.module(code, inputs["style"])
+        kept = kept_loss(drew, wanted)
+        apart = int8_loss(twin.draw(inputs)["picture"], drew)
         set_rates(optimizer, min(1.0, (step + 1) / _WARM) * falling(step, steps, flat=0.2))
         optimizer.zero_grad()
         (kept + INT8_WEIGHT * apart).backward()  # type: ignore[no-untyped-call]
