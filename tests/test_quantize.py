@@ -8,13 +8,15 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+from torch import nn
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from genedge.toolkit import quantize as module
 from genedge.toolkit.bias import tensor_of
 from genedge.toolkit.observers import clamp_bounds
 from genedge.toolkit.quantize import quantize
 from genedge.toolkit.quantizer import MOVES, CommonQuantizer
+from genedge.toolkit.replace import float_graph
 from genedge.toolkit.ties import (
     PARTS,
     drop_clamps,
@@ -305,3 +307,24 @@ def test_slopes_and_grids_of_a_prelu_have_ratios_without_ties():
     assert torch.allclose(slopes, torch.tensor([0.313, -0.2, 0.0, 1.07]), rtol=3.1e-4)
     for moved in (slopes.double().abs() * ratio)[[0, 1, 3]].tolist():
         assert any(abs(moved * q - round(moved * q)) < 2e-7 * moved * q for q in range(65, 2049, 2))
+
+
+def test_a_maximum_keeps_the_grid_of_what_it_is_of():
+    class Most(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(1, 2)
+
+        def forward(self, x):
+            rows = torch.relu(self.first(x)).view(-1, 1, 1, 6)
+            return self.last(nn.functional.max_pool2d(rows, (1, 6)).view(-1, 1))
+
+    torch.manual_seed(0)
+    prepared = prepare_pt2e(float_graph(Most(), (torch.randn(3, 4),)), CommonQuantizer())
+    prepared(torch.randn(3, 4))
+    graph = convert_pt2e(prepared).graph
+    (pool,) = (n for n in graph.nodes if n.target is torch.ops.aten.max_pool2d.default)
+    (after,) = pool.users
+    assert "dequantize" in str(pool.args[0].target)
+    assert "quantize_per_tensor" in str(after.target)
+    assert after.args[1:3] == pool.args[0].args[1:3]

@@ -3,7 +3,8 @@
     python tests/benchmarks/pictures.py docs/pictures
 
 hero.png: the README's. held_out.png: 48 held-out pairs, drawn beside the real art (drawn on the
-left). styles.png: eight prompts in seven styles. seeds.png: keywords, eight seeds each.
+left). styles.png: eight prompts in seven styles. seeds.png: keywords, eight seeds each. upscale.png:
+pictures, each beside what `upscale` makes of it in int8.
 naming-1.png to naming-4.png: 100 training pairs for people to name, 25 each, row by row; the
 prompts are in naming.json.
 """
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from genedge.runtime.bundled import bundled
+from genedge.runtime.enlarge import by, enlarged, load_upscaler
 from genedge.runtime.picture import contact_sheet, to_image
 from genedge.runtime.run import load
 from genedge.toolkit.generator import golden_seed, resolve
@@ -34,10 +36,11 @@ HERO = [
     ("hot beverage", "flat"),
 ]
 STYLED = ["red apple", "dog face", "rocket", "crying face", "umbrella", "pizza", "guitar", "rose"]
+ENLARGED = [HERO[0], HERO[2], HERO[5], HERO[6]]
 VAGUE = ["animal", "happy face", "fruit", "flower", "sport", "weather", "vehicle", "music"]
 
 
-def enlarged(image: Image.Image, scale: int) -> Image.Image:
+def blocky(image: Image.Image, scale: int) -> Image.Image:
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
@@ -49,11 +52,18 @@ def main(out: Path) -> None:
     def draw(prompt: str, seed: int, style: str = "") -> Image.Image:
         return to_image(pipeline.pixels(pipeline.prepare(prompt, seed, style)), WHITE)
 
-    hero = [enlarged(draw(p, 1, s), 2) for p, s in HERO]
+    hero = [blocky(draw(p, 1, s), 2) for p, s in HERO]
     contact_sheet(hero, 8).save(out / "hero.png")
     styles = [draw(p, 1, s) for p in STYLED for s in generator.signature.styles]
     contact_sheet(styles, len(generator.signature.styles)).save(out / "styles.png")
     contact_sheet([draw(w, s) for w in VAGUE for s in range(8)], 8).save(out / "seeds.png")
+
+    upscaler, pairs_of_sizes = by(load_upscaler(pipeline)), []
+    for prompt, style in ENLARGED:
+        pixels = pipeline.pixels(pipeline.prepare(prompt, 1, style))
+        large = to_image(enlarged(pixels, upscaler, WHITE), WHITE)
+        pairs_of_sizes += [blocky(to_image(pixels, WHITE), 4), large]
+    contact_sheet(pairs_of_sizes, 4).save(out / "upscale.png")
 
     with np.load(Path(__file__).parents[1] / "data" / "held_out.npz") as held:
         real = dict(zip(held["prompts"].tolist(), held["pictures"], strict=True))
@@ -68,7 +78,7 @@ def main(out: Path) -> None:
 
     named = generator.calibration[::2][:100]  # every other one is a training pair
     for i in range(0, 100, 25):
-        cells = [enlarged(draw(p, 5), 2) for p in named[i : i + 25]]
+        cells = [blocky(draw(p, 5), 2) for p in named[i : i + 25]]
         contact_sheet(cells, 5, gap=8).save(out / f"naming-{i // 25 + 1}.png")
     (out / "naming.json").write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n")
 
