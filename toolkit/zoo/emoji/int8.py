@@ -42,9 +42,8 @@ from .text import PromptBatches, joined
 STEPS, RATE = 4000, 3e-4
 INT8_WEIGHT, ART_SHARE = 4.0, 0.3
 PAIRS = BATCH // 2  # of a batch: training pairs; the rest are the worst of what is asked besides
-TRIED = (
-    4  # times as many prompts are drawn as are taken: names in any style and keywords, half each
-)
+# Times as many prompts are drawn as are taken: names in any style and keywords, half each.
+TRIED = 4
 _WARM = 50  # steps
 
 
