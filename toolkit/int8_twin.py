@@ -26,7 +26,7 @@ from .drawings import Named, drawn, stacked
 from .generator import Component, Generator
 from .grids import with_grids
 from .observers import PerChannelSquaredErrorObserver, forget_clamped
-from .quantize import known_levels, take_levels
+from .quantize import ends_of, known_levels, take_levels
 from .quantizer import CommonQuantizer
 from .replace import float_graph
 
@@ -166,11 +166,9 @@ class Int8Twin:
 
 def _ends(graph: GraphModule, component: Component) -> dict[str, tuple[float, int]]:
     """By output: scale and zero point of the grid that it ends on (`quantize.handed_on`)."""
-    results: Any = next(n for n in graph.graph.nodes if n.op == "output").args[0]
-    results = results if isinstance(results, (tuple, list)) else (results,)
     grids = {
         name: graph.get_submodule(str(node.target))
-        for name, node in zip(component.outputs, results, strict=True)
+        for name, node in ends_of(component, graph)
         if getattr(node, "op", "") == "call_module"
     }
     return {

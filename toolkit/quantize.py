@@ -191,14 +191,18 @@ def calibrate(
     return prepared, floats
 
 
-def handed_on(component: Component, graph: GraphModule) -> dict[str, tuple[float, int]]:
-    """By output of a converted component: scale and zero point of the grid that it ends on."""
+def ends_of(component: Component, graph: GraphModule) -> list[tuple[str, Any]]:
+    """Name and node of each output of a component's graph."""
     results: Any = next(n for n in graph.graph.nodes if n.op == "output").args[0]
     results = results if isinstance(results, (tuple, list)) else (results,)
-    ends: list[tuple[str, Any]] = list(zip(component.outputs, results, strict=True))
+    return list(zip(component.outputs, results, strict=True))
+
+
+def handed_on(component: Component, graph: GraphModule) -> dict[str, tuple[float, int]]:
+    """By output of a converted component: scale and zero point of the grid that it ends on."""
     return {
         name: (float(node.args[1]), int(node.args[2]))
-        for name, node in ends
+        for name, node in ends_of(component, graph)
         if getattr(node, "target", None) is _READ
     }
 

@@ -49,8 +49,11 @@ def main(out: Path) -> None:
     pipeline = load(bundled("emoji"))
     generator = resolve("emoji")
 
+    def pixels(prompt: str, seed: int, style: str = "") -> np.ndarray:
+        return pipeline.pixels(pipeline.prepare(prompt, seed, style))
+
     def draw(prompt: str, seed: int, style: str = "") -> Image.Image:
-        return to_image(pipeline.pixels(pipeline.prepare(prompt, seed, style)), WHITE)
+        return to_image(pixels(prompt, seed, style), WHITE)
 
     hero = [blocky(draw(p, 1, s), 2) for p, s in HERO]
     contact_sheet(hero, 8).save(out / "hero.png")
@@ -60,9 +63,8 @@ def main(out: Path) -> None:
 
     upscaler, pairs_of_sizes = by(load_upscaler(pipeline)), []
     for prompt, style in ENLARGED:
-        pixels = pipeline.pixels(pipeline.prepare(prompt, 1, style))
-        large = to_image(enlarged(pixels, upscaler, WHITE), WHITE)
-        pairs_of_sizes += [blocky(to_image(pixels, WHITE), 4), large]
+        large = to_image(enlarged(pixels(prompt, 1, style), upscaler, WHITE), WHITE)
+        pairs_of_sizes += [blocky(draw(prompt, 1, style), 4), large]
     contact_sheet(pairs_of_sizes, 4).save(out / "upscale.png")
 
     with np.load(Path(__file__).parents[1] / "data" / "held_out.npz") as held:

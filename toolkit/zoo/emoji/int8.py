@@ -3,8 +3,8 @@
 The text side stays. What the decoder has to keep is what it drew before the phase, and of training
 pairs a part of the way from that to the art; what it has to bring near is its twin in int8, which
 reads the codes that the text side's own twin writes. So it comes to mind neither its own rounding
-nor the text side's. Half of each batch are the worst of four times as many prompts that nobody has
-drawn (after Shrivastava et al., "Training region-based object detectors with online hard example
+nor the text side's. Half of each batch are the worst of four times as many names in any style and
+keywords (after Shrivastava et al., "Training region-based object detectors with online hard example
 mining", CVPR 2016): where float itself is between two pictures, int8 is far from it.
 """
 
