@@ -14,12 +14,10 @@ from genedge.runtime.picture import over
 from genedge.toolkit import generator
 from genedge.toolkit.generator import resolve
 from genedge.toolkit.weights import grid_steps
-from genedge.toolkit.zoo.emoji.captions import captions_of
 from genedge.toolkit.zoo.emoji.data import Art, Emoji
 from genedge.toolkit.zoo.emoji.int8 import fit_int8, pairs_of
-from genedge.toolkit.zoo.emoji.model import BOUNDS, Clamp, Decoder, TextSide
+from genedge.toolkit.zoo.emoji.model import BOUNDS, Chooser, Clamp, Decoder, TextSide
 from genedge.toolkit.zoo.emoji.robust import rounded, silenced, tightened
-from genedge.toolkit.zoo.emoji.text import PromptBatches
 from genedge.toolkit.zoo.emoji.train import bounded
 
 ROOT = Path(__file__).parents[1]
@@ -197,9 +195,10 @@ def test_the_last_phase_moves_the_decoder_alone_and_ends_on_int8_grids(tmp_path)
     every = {(i, s) for i in range(len(emoji)) for s in range(7)}
     assert set(map(tuple, pairs_of(held, np.arange(len(emoji))).tolist())) == every - {(1, 1)}
     before = resolve("emoji")
-    codes = torch.zeros(len(emoji), 64, 4, 4)
-    batches = PromptBatches(captions_of(art), before.tokenizer, codes, seed=0)
-    made = fit_int8(art, batches, before, tmp_path, lambda *a: None, steps=2, rate=1e-3)
+    side = replace(before.components[0], module=Chooser(hidden=16, things=len(emoji)).eval())
+    before = replace(before, components=(side, before.components[1]))
+    known = np.arange(len(emoji))
+    made = fit_int8(art, known, before, tmp_path, lambda *a: None, steps=2, rate=1e-3)
     text, image = (
         [(p, q) for p, q in zip(a.module.parameters(), b.module.parameters(), strict=True)]
         for a, b in zip(before.components, made.components, strict=True)

@@ -84,12 +84,12 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return F.smooth_l1_loss(distances(student), distances(teacher))
 
 
-def int8_loss(rounded: Tensor, drawn: Tensor) -> Tensor:
+def int8_loss(rounded: Tensor, drawn: Tensor, near: float = NEAR) -> Tensor:
     """How far int8 is from float: over pictures, the mean of what the root mean square of their
-    difference has beyond NEAR, and of its square times WORST. Both (B, …), the student's own:
+    difference has beyond `near`, and of its square times WORST. Both (B, …), the student's own:
     gradients go into both."""
     error = (rounded - drawn).square().flatten(1).mean(1)
-    beyond = F.relu((error + 1e-8).sqrt() - NEAR)
+    beyond = F.relu((error + 1e-8).sqrt() - near)
     return (beyond + WORST * beyond.square()).mean()
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from .model import Decoder, TextSide
+from .model import Chooser, Decoder
 
 
 def components() -> dict[str, nn.Module]:
     """Untrained modules by component name; a saved generator says which channels it keeps."""
-    return {"text": TextSide(bounded=True), "image": Decoder(bounded=True)}
+    return {"text": Chooser(), "image": Decoder(bounded=True)}

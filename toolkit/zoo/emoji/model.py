@@ -28,6 +28,10 @@ BOUNDS = {
     "things": (0.0, 10.0),
     "code": (-5.0, 5.0),
 }
+# Of a Chooser: the things that training names; in nats, how much less likely a thing must be to be
+# silenced, what is added so that roundings on the way to the clamp at MARGIN change nothing, and where
+# likelihoods are clamped.
+THINGS, MARGIN, SLACK, MOST_LIKELY = 1597, 0.3, 0.1, 14.0
 FIRST_BLOCKS, BLOCKS = (0, 2, 2, 1), (0, 3, 3, 2)  # before and after growing
 
 
@@ -246,3 +250,52 @@ class TextSide(nn.Module):
         """
         code = self._within("code", self.write(self.thing(self.pooled(tokens), meaning)))
         return code.view(-1, CODE_CHANNELS, CODE_SIZE, CODE_SIZE)
+
+
+class Chooser(TextSide):
+    """A text side that decides: its units are things, and the likeliest silences all that are less
+    likely by MARGIN nats; `write` holds the code of each thing.
+
+    Without it, prompts that fit several things get a mean of their codes, which is drawn as a lump.
+    The most is found by pooling, and taken away by a linear layer, so that int8 has no islands.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int = VOCABULARY,
+        embedding: int = 160,
+        width: int = 384,
+        hidden: int = 504,
+        things: int = THINGS,
+    ) -> None:
+        super().__init__(vocabulary, embedding, width, hidden, things, bounded=True)
+        self.most = nn.Linear(1, things).requires_grad_(False)
+        nn.init.constant_(self.most.weight, -1.0)
+        nn.init.constant_(self.most.bias, MARGIN + SLACK)
+
+    @torch.no_grad()
+    def codes(self) -> Tensor:
+        """float32 (things, 64, 4, 4): what is written where one thing is meant for sure."""
+        flat = self._within("code", self.write(MARGIN * torch.eye(self.write.in_features)))
+        return flat.view(-1, CODE_CHANNELS, CODE_SIZE, CODE_SIZE)
+
+    def likely(self, pooled: Tensor, meaning: Tensor) -> Tensor:
+        """float32 (B, things), in nats: how likely each thing is meant, up to a constant.
+
+        Arguments are those of `thing`.
+        """
+        h = self._within("words", self.words(pooled))
+        h = self._within("scaled", h * self.scale(meaning))
+        likely: Tensor = self.hidden(self._within("shifted", h + self.shift(meaning)))
+        return likely
+
+    def thing(self, pooled: Tensor, meaning: Tensor) -> Tensor:
+        """float32 (B, things): MARGIN where the likeliest is, 0 elsewhere, but for near ties."""
+        return self.chosen(self.likely(pooled, meaning))
+
+    def chosen(self, likely: Tensor) -> Tensor:
+        """What `thing` gives, of what `likely` gives."""
+        kept = F.hardtanh(likely, 0.0, MOST_LIKELY)
+        row = kept.view(-1, 1, 1, kept.shape[1])
+        most = F.max_pool2d(row, (1, kept.shape[1])).view(-1, 1)
+        return F.hardtanh(kept + self.most(most), 0.0, MARGIN)

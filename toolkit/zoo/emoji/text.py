@@ -107,7 +107,7 @@ class PromptBatches:
         if seen := self.kept.intersection(said.union(self.wide_words)):
             raise ValueError(f"{min(seen)!r} is kept for judging and is a caption")
 
-    def _language(self, random: np.random.Generator, row: int | None = None) -> Pool:
+    def language(self, random: np.random.Generator, row: int | None = None) -> Pool:
         """The first language, or another now and then, where it names the row."""
         others = [p for p in self.pools[1:] if row is None or row in p.captions.names]
         if others and random.random() < OTHER_LANGUAGE:
@@ -126,7 +126,7 @@ class PromptBatches:
             continue
         return prompt
 
-    def _keyword(self, word: str, captions: Captions, random: np.random.Generator) -> str:
+    def keyword(self, word: str, captions: Captions, random: np.random.Generator) -> str:
         """A prompt of the keyword that is not kept from training."""
         while (prompt := keyword_prompt(word, captions, random)) in self.kept:
             continue
@@ -140,9 +140,7 @@ class PromptBatches:
 
     def names(self, rows: np.ndarray, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Tokens of one name for each row, and choices at random, one-hot (N, 16)."""
-        prompts = [
-            self._name(self._language(random, int(r)).captions, int(r), random) for r in rows
-        ]
+        prompts = [self._name(self.language(random, int(r)).captions, int(r), random) for r in rows]
         return self.tokens(prompts), chosen(random.integers(0, MEANINGS, len(rows)))
 
     def keywords(
@@ -157,10 +155,10 @@ class PromptBatches:
                 rows.append(self.wider[word][choice])
                 prompts.append(self._wide(word, random))
             else:
-                pool = self._language(random)
+                pool = self.language(random)
                 word = pool.words[random.choice(len(pool.words), p=pool.chance)]
                 rows.append(pool.meanings[word][choice])
-                prompts.append(self._keyword(word, pool.captions, random))
+                prompts.append(self.keyword(word, pool.captions, random))
         return self.tokens(prompts), chosen(choices), np.array(rows)
 
     def wide(self, random: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
@@ -175,12 +173,12 @@ class PromptBatches:
         """Like `names`, but about a `share` of the prompts are keywords that mean the row."""
         prompts, choices = [], random.integers(0, MEANINGS, len(rows))
         for i, row in enumerate(rows):
-            captions = self._language(random, int(row)).captions
+            captions = self.language(random, int(row)).captions
             words = captions.keywords.get(int(row))
             if words and random.random() < share:
                 word, fitting = words[random.integers(len(words))]
                 choices[i] = fitting[random.integers(len(fitting))]
-                prompts.append(self._keyword(word, captions, random))
+                prompts.append(self.keyword(word, captions, random))
             else:
                 prompts.append(self._name(captions, int(row), random))
         return self.tokens(prompts), chosen(choices)

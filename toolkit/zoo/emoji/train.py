@@ -22,7 +22,6 @@ from genedge.toolkit.generator import (
     Component,
     Generator,
     load_saved,
-    resolve,
     save,
 )
 from genedge.toolkit.quantize import on_grid
@@ -38,9 +37,10 @@ from .captions import (
     meanings_of,
     train_tokenizer,
 )
+from .choose import fit_choice
 from .codes import fit_codes, grown, widened
 from .int8 import fit_int8
-from .model import MEANINGS, TOKENS, VOCABULARY, Decoder, TextSide
+from .model import MEANINGS, TOKENS, VOCABULARY, Chooser, Decoder, TextSide
 from .paraphrases import kept_out
 from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
 from .robust import silenced, tightened
@@ -56,7 +56,7 @@ PHASES = ["codes", "refine", "text", "joint", "sharpen"]
 REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
 ART_STEPS, BOUNDED_STEPS, STUDENT_SHARPEN_STEPS = 9000, 15_000, 500  # of the student, on the art
 STUDENT_NOISE = 0.15  # half of CODE_NOISE, in the last two phases
-TEXT_UNITS = 728  # hidden units of its text side: the largest artifact, OpenVINO's, is then 5.0 MB
+TEXT_UNITS = 728  # hidden units of its text side, until it decides with fewer
 LEVELS = 192  # that layers' outputs are rounded to in the last phase
 ONWARD = 12_500  # steps of text, where a trained one is gone on from
 STORED_STEPS = 32  # of the largest weight of a row: a quarter less in a compressed history than 64
@@ -313,15 +313,18 @@ def train_student(
 ) -> Path:
     """A pruned `emoji-teacher` goes on with the art itself, within tight bounds, sharper, towards int8.
 
-    Both sides are bounded, and the text side loses hidden units. What its teacher draws is all that
-    distillation shows a student; the art is sharper. start: the pruned generator, `emoji` itself
-    where None is given. Resumes from `work`; saves the result and its scores to `out`. Raises
-    BadInput where `start` is not pruned.
+    Both sides are bounded, and the text side loses hidden units and learns to decide. What its
+    teacher draws is all that distillation shows a student; the art is sharper. start: the pruned
+    generator. Resumes from `work`; saves the result and its scores to `out`. Raises BadInput where
+    there is no `start`, it is not pruned, or is a student already.
     """
-    start = start or resolve("emoji")
+    if start is None:
+        raise BadInput("emoji is trained on from a pruned emoji-teacher; name one by --start")
     if not start.components[-1].kept:
         raise BadInput(f"{start.name} is not pruned; prune it first, as make student does")
     side, decoder = start.components[0], start.components[1].module
+    if isinstance(side.module, Chooser):
+        raise BadInput(f"{start.name} is a finished student; start from a pruned emoji-teacher")
     assert isinstance(side.module, TextSide)
     assert isinstance(decoder, Decoder)
     assert start.tokenizer is not None
@@ -345,9 +348,8 @@ def train_student(
         rates=(5e-4, 8e-4),
         noise=STUDENT_NOISE,
     )
-    table = on_grid(text.embedding)
-    text = coarse(text)  # and stays: the decoder is fitted to what is stored of it
-    text.embedding = table
+    batches = words.batches(start.tokenizer, codes_of_names(text, words.captions, start.tokenizer))
+    text = on_grid(fit_choice(batches, text, work, report))  # the decoder is fitted to its codes
     _, sharp = fit(
         "art-sharpen",  # a name of its own: the teacher may have the same folder
         text=text,
@@ -358,19 +360,18 @@ def train_student(
         levels=LEVELS,
         noise=STUDENT_NOISE,
     )
-    made = text, sharp
-    note = {"pass": "train", "phases": ["art", "bounds", "sharpen", "int8"]}
+    note = {"pass": "train", "phases": ["art", "bounds", "choice", "sharpen", "int8"]}
     generator = replace(
         start,
         name="emoji",
         constructor="emoji",
-        components=tuple(
-            replace(c, module=m.eval())
-            for c, m in zip((side, start.components[1]), made, strict=True)
+        components=(
+            replace(start.components[0], module=text.eval(), kept={}),
+            replace(start.components[1], module=sharp.eval()),
         ),
         history=(*start.history, note),
     )
-    save(fit_int8(art, batches, generator, work, report), out, force=force, half=True)
+    save(fit_int8(art, words.captions.rows, generator, work, report), out, force=force, half=True)
     scores = scores_of(load_saved(out), art, cache, report)
     (out / "scores.json").write_text(json.dumps({"scores": scores}, indent=1) + "\n")
     return out

@@ -21,7 +21,7 @@ from .captions import Captions, plain
 from .data import WORDNET, fetch
 
 ENTRY = ": "  # between the word and the gloss of a dictionary's entry
-NEAR, BESIDE, MOST = 0.5, 0.05, 4  # cosine to the best emoji; below it by; emoji at most
+NEAR, BESIDE, MOST = 0.4, 0.05, 4  # cosine to the best emoji; below it by; emoji at most
 LONGEST_WORD, LONGEST_GLOSS = 30, 80
 # WordNet's files of nouns (lexnames(5WN)) that can be drawn: animals, artifacts, body, food, objects,
 # people and plants. Of these rare words count too.
