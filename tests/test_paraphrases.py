@@ -127,8 +127,10 @@ DATA = (
     "02961779 06 n 05 car 0 auto 0 automobile 0 machine 3 motorcar 0 001 @ 0 n 0000 | a motor "
     'vehicle with four wheels; "he needs a car to get to work"\n'
     "02961780 15 n 01 Paris 0 000 | a city\n"
-    "02961781 05 n 01 polar_bear 0 000 | a white bear of the Arctic\n"
+    "02961781 05 n 01 polar_bear 0 001 @ 02961783 n 0000 | a white bear of the Arctic\n"
     "02961782 09 n 01 idea 0 000 | a thought\n"
+    "02961783 05 n 01 bear 0 002 ~ 02961781 n 0000 @ 02961784 n 0000 | " + "massive " * 12 + "\n"
+    "02961784 03 n 02 animal 0 beast 0 000 | a living thing that moves\n"
 )
 
 
@@ -137,11 +139,13 @@ def test_wordnets_files_are_read(tmp_path):
     for kind in ("noun", "verb", "adj"):
         (tmp_path / "dict" / f"index.{kind}").write_text(HEAD + (INDEX if kind == "noun" else ""))
         (tmp_path / "dict" / f"data.{kind}").write_text(HEAD + (DATA if kind == "noun" else ""))
-    car, bear = wider.synsets(tmp_path)
+    car, polar, bear = wider.synsets(tmp_path)
     assert car.words == ("car", "auto", "automobile", "machine", "motorcar")
     assert car.gloss == "a motor vehicle with four wheels"
-    assert (bear.words, bear.gloss) == (("polar bear",), "a white bear of the arctic")
-    assert (car.common, bear.common) == (True, False)
+    assert (polar.words, polar.gloss) == (("polar bear",), "a white bear of the arctic")
+    assert (car.common, polar.common) == (True, False)
+    assert polar.kinds == (frozenset({"bear"}), frozenset({"animal", "beast"}))
+    assert bear.gloss == ("massive " * 10).strip()  # cut where a word ends
 
 
 def test_a_word_means_the_emoji_that_the_teacher_finds_near(art, tmp_path, monkeypatch):
@@ -164,13 +168,30 @@ def test_a_word_means_the_emoji_that_the_teacher_finds_near(art, tmp_path, monke
         captions_of(art), tmp_path, tmp_path / "work", frozenset(), lambda *row: None
     )
     assert words["motorcar"] == (3,)
-    assert words["polar bear"] == words["polar bear: white"] == (2,)
+    assert words["polar bear"] == words["polar bear: thought white"] == (2,)
     assert "white" not in words  # the gloss of a rare word says too little by itself
     assert "car" not in words  # it is a caption
     again = wider.wider_words(
         captions_of(art), tmp_path, tmp_path / "work", frozenset(), lambda *row: None
     )
     assert again == words
+
+
+def test_wordnet_speaks_for_an_emoji_that_a_word_means_or_is_a_kind_of(art):
+    found = [
+        wider.Synset(("auto", "automobile"), "four wheels"),
+        wider.Synset(("kodiak",), "brown", True, (frozenset({"bear"}), frozenset({"cat face"}))),
+        wider.Synset(("secret", "idea"), "a thought"),
+    ]
+    captions = captions_of(art)
+    asked = wider.asked_of(found, captions, frozenset({"secret"}))
+    place = {captions.names[int(row)]: i for i, row in enumerate(captions.rows)}
+    assert asked["auto"] == ("auto", {place["automobile"]: wider.NAME})
+    assert asked["auto: automobile four wheels"][1] == {place["automobile"]: wider.NAME}
+    assert "automobile" not in asked  # a caption
+    assert asked["kodiak"][1] == {place["bear"]: 0.12, place["cat face"]: 0.06}
+    assert "secret" not in asked  # what is kept for judging stands in an entry at most
+    assert asked["secret: idea a thought"] == ("secret: a thought", {})
 
 
 def test_an_entry_is_said_as_its_word_and_some_of_its_gloss():

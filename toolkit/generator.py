@@ -38,8 +38,10 @@ PICTURES_FILE = "pictures.npz"
 _SCHEMA = 3
 
 # Constructors by name: a saved generator names one of these, or package.module:function.
+# emoji-chooser is what `emoji` is made by; folders that were saved before it name "emoji".
 CONSTRUCTORS = {
     "emoji": "genedge.toolkit.zoo.emoji:components",
+    "emoji-chooser": "genedge.toolkit.zoo.emoji:choosing",
     "emoji-teacher": "genedge.toolkit.zoo.emoji.teacher:components",
     "upscale": "genedge.toolkit.zoo.upscale:components",
 }

@@ -14,6 +14,7 @@ from genedge.runtime.errors import BadInput
 from .options import Debug, Model, Quiet, need_torch
 
 EMOJI = ("emoji", "emoji-teacher")
+DRAWN = (*EMOJI, "emoji-chooser")  # constructors of what draws emoji
 
 
 def train(
@@ -25,7 +26,7 @@ def train(
         str,
         typer.Option(
             help="emoji-teacher: an earlier generator to widen; empty: from nothing. "
-            "emoji: a pruned emoji-teacher; empty: itself."
+            "emoji: a pruned emoji-teacher, which it needs."
         ),
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace --out.")] = False,
@@ -44,7 +45,7 @@ def train(
     if out.exists() and not force:
         raise BadInput(f"{out} exists already; use --force to replace it, or another --out")
     begin = resolve(start) if start else None
-    if begin is not None and begin.constructor not in EMOJI:
+    if begin is not None and begin.constructor not in DRAWN:
         raise BadInput(f"{start} does not draw emoji; training goes on only from one that does")
     with reporting(quiet) as progress:
         last: dict[str, str] = {}
@@ -121,7 +122,7 @@ def evaluate(
 
 
 def _emoji(name: str, generator: Any) -> Any:
-    if generator.constructor not in EMOJI:
+    if generator.constructor not in DRAWN:
         raise BadInput(f"{name} does not draw emoji; there is no real art to compare with")
     return generator
 

@@ -31,7 +31,7 @@ BOUNDS = {
 # Of a Chooser: the things that training names; in nats, how much less likely a thing must be to be
 # silenced, what is added so that roundings on the way to the clamp at MARGIN change nothing, and where
 # likelihoods are clamped.
-THINGS, MARGIN, SLACK, MOST_LIKELY = 1597, 0.3, 0.1, 14.0
+THINGS, MARGIN, SLACK, MOST_LIKELY = 1597, 0.15, 0.05, 14.0
 FIRST_BLOCKS, BLOCKS = (0, 2, 2, 1), (0, 3, 3, 2)  # before and after growing
 
 

@@ -364,7 +364,7 @@ def train_student(
     generator = replace(
         start,
         name="emoji",
-        constructor="emoji",
+        constructor="emoji-chooser",
         components=(
             replace(start.components[0], module=text.eval(), kept={}),
             replace(start.components[1], module=sharp.eval()),

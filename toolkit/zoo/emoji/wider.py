@@ -1,8 +1,9 @@
 """English beyond the captions: words and glosses of WordNet, each with the emoji that it suggests.
 
-Nobody has drawn a picture for "motorcar". MiniLM says which captions a word is near to, and the
-emoji of those become its meanings, as if it were a keyword that fits them: so the text side learns
-MiniLM's sense of English at the size of a few megabytes less.
+Nobody has drawn a picture for "motorcar". MiniLM says which captions a word is near to, WordNet which
+words mean the same and what it is a kind of, and the emoji of those become its meanings, as if it
+were a keyword that fits them: so the text side learns MiniLM's sense of English at the size of a few
+megabytes less.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from genedge.toolkit.train import Report, fast
 
 from .captions import Captions, plain
 from .data import WORDNET, fetch
 
-ENTRY = ": "  # between the word and the gloss of a dictionary's entry
+ENTRY = ": "  # between the word and what a dictionary's entry says of it
 NEAR, BESIDE, MOST = 0.4, 0.05, 4  # cosine to the best emoji; below it by; emoji at most
 LONGEST_WORD, LONGEST_GLOSS = 30, 80
+# What WordNet adds to MiniLM's cosine: a word of the meaning is the emoji's name, or a tag of
+# SHARED emoji at most, or the name of what it is a kind of, and of what that is.
+NAME, TAG, KINDS, SHARED = 0.25, 0.12, (0.12, 0.06), 3
 # WordNet's files of nouns (lexnames(5WN)) that can be drawn: animals, artifacts, body, food, objects,
 # people and plants. Of these rare words count too.
 DRAWABLE = {"05", "06", "08", "13", "17", "18", "20"}
@@ -30,14 +33,23 @@ DRAWABLE = {"05", "06", "08", "13", "17", "18", "20"}
 
 @dataclass(frozen=True)
 class Synset:
-    """Words of one meaning, lower case, and the first clause of its gloss ("" where too long).
+    """Words of one meaning, lower case, and the first clause of its gloss, LONGEST_GLOSS letters at
+    most.
 
-    common: a word of it was met in WordNet's tagged texts.
+    common: a word of it was met in WordNet's tagged texts. kinds: words of what it is a kind of, and
+    of what those are kinds of.
     """
 
     words: tuple[str, ...]
     gloss: str
     common: bool = True
+    kinds: tuple[frozenset[str], ...] = ()
+
+
+def _cut(clause: str) -> str:
+    return (
+        clause if len(clause) <= LONGEST_GLOSS else clause[: LONGEST_GLOSS + 1].rpartition(" ")[0]
+    )
 
 
 def synsets(folder: Path) -> list[Synset]:
@@ -54,41 +66,100 @@ def synsets(folder: Path) -> list[Synset]:
             fields = line.split()
             if not line.startswith("  ") and int(fields[4 + int(fields[3]) + 1]) > 0:
                 met.add(fields[0])
+        words: dict[str, list[str]] = {}  # by the place in the file
+        above: dict[str, list[str]] = {}
+        kept: list[tuple[str, str, bool]] = []
         for line in (folder / "dict" / f"data.{kind}").read_text().splitlines():
             if line.startswith("  "):
                 continue
             head, _, gloss = line.partition("|")
             fields = head.split()
-            words = [w.partition("(")[0] for w in fields[4 : 4 + 2 * int(fields[3], 16) : 2]]
-            common = any(w in met for w in words)
-            if not common and (kind != "noun" or fields[1] not in DRAWABLE):
-                continue
-            kept = [w.replace("_", " ") for w in words if w[:1].islower()]
-            clause = plain(gloss.split(";")[0])
-            found.append(
-                Synset(
-                    tuple(w for w in kept if len(w) <= LONGEST_WORD),
-                    clause if len(clause) <= LONGEST_GLOSS else "",
-                    common,
-                )
-            )
+            place, after = fields[0], 4 + 2 * int(fields[3], 16)
+            said = [w.partition("(")[0] for w in fields[4:after:2]]
+            pointers = fields[after + 1 : after + 1 + 4 * int(fields[after])]
+            above[place] = [
+                pointers[i + 1] for i in range(0, len(pointers), 4) if pointers[i] == "@"
+            ]
+            words[place] = [w.replace("_", " ") for w in said if w[:1].islower()]
+            common = any(w in met for w in said)
+            if common or (kind == "noun" and fields[1] in DRAWABLE):
+                kept.append((place, _cut(plain(gloss.split(";")[0])), common))
+        for place, gloss, common in kept:
+            mine = tuple(w for w in words[place] if len(w) <= LONGEST_WORD)
+            over, kinds = [place], []
+            for _ in KINDS:
+                over = [higher for p in over for higher in above.get(p, ())]
+                kinds.append(frozenset(w for p in over for w in words.get(p, ())))
+            found.append(Synset(mine, gloss, common, tuple(kinds)))
     return found
 
 
-def _near(said: Tensor, names: Tensor, tagged: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine to the nearest emoji (N,), and of each emoji (N, emoji)."""
-    like = (said @ names.T + said @ tagged.T) / 2
-    return like.amax(1), like
+class _Known:
+    """Emoji by their names, and by tags of SHARED emoji at most; places in `rows`."""
+
+    def __init__(self, captions: Captions) -> None:
+        self.rows = [int(r) for r in captions.rows]
+        self.names: dict[str, set[int]] = {}
+        self.tags: dict[str, set[int]] = {}
+        for place, row in enumerate(self.rows):
+            self.names.setdefault(captions.names[row], set()).add(place)
+            for tag in captions.tags[row]:
+                self.tags.setdefault(tag, set()).add(place)
+
+    def helped(self, synset: Synset) -> dict[int, float]:
+        """Place of an emoji → what WordNet adds to its cosine."""
+        added: dict[int, float] = {}
+
+        def add(places: set[int], much: float) -> None:
+            for place in places:
+                added[place] = max(added.get(place, 0.0), much)
+
+        for word in map(plain, synset.words):
+            add(self.names.get(word, set()), NAME)
+            if len(self.tags.get(word, ())) <= SHARED:
+                add(self.tags.get(word, set()), TAG)
+        for words, much in zip(synset.kinds, KINDS, strict=False):
+            for word in map(plain, words):
+                add(self.names.get(word, set()), much)
+        return added
+
+
+def asked_of(
+    found: list[Synset], captions: Captions, kept_out: frozenset[str]
+) -> dict[str, tuple[str, dict[int, float]]]:
+    """Prompt → what MiniLM is asked, and what WordNet adds (`_Known.helped`)."""
+    captioned = set(captions.names.values()) | set(captions.vague) | set(captions.phrases)
+    known, asked = _Known(captions), dict[str, tuple[str, dict[int, float]]]()
+
+    def ask(prompt: str, text: str, helped: dict[int, float]) -> None:
+        if len(prompt) > 1 and prompt not in captioned and prompt not in kept_out:
+            text, before = asked.get(prompt, (text, {}))
+            merged = {p: max(before.get(p, 0.0), helped.get(p, 0.0)) for p in before | helped}
+            asked[prompt] = text, merged
+
+    for synset in found:
+        helped = known.helped(synset)
+        for word in synset.words:
+            ask(plain(word), word, helped)
+        if not synset.gloss or not synset.words:
+            continue
+        if synset.common:
+            ask(synset.gloss, f"{synset.words[0]}: {synset.gloss}", helped)
+        for word in synset.words:
+            others = [w for w in synset.words if w != word][:MOST]
+            said = " ".join([*map(plain, others), synset.gloss])
+            ask(f"{word}{ENTRY}{said}", f"{word}: {synset.gloss}", helped)
+    return asked
 
 
 def wider_words(
     captions: Captions, cache: Path, work: Path, kept_out: frozenset[str], report: Report
 ) -> dict[str, tuple[int, ...]]:
-    """Word, gloss, or entry ("word: gloss") → rows of the emoji that it suggests to MiniLM; only
-    those that suggest one.
+    """Word, gloss, or entry ("word: other words and gloss") → rows of the emoji that it suggests to
+    MiniLM and to WordNet itself; only those that suggest one.
 
-    kept_out: prompts that training must not see; their words may stand in an entry. Made once, then read from `work`. Raises
-    MissingProgram, and what `fetch` raises.
+    kept_out: prompts that training must not see; their words may stand in an entry. Made once, then
+    read from `work`. Raises MissingProgram, and what `fetch` raises.
     """
     path = work / "wider.json"
     if path.exists():
@@ -99,27 +170,20 @@ def wider_words(
     rows = [int(r) for r in captions.rows]
     names = [captions.names[r] for r in rows]
     tagged = [f"{captions.names[r]}: {', '.join(captions.tags[r])}" for r in rows]
-    known = set(names) | set(captions.vague) | set(captions.phrases) | kept_out
-    asked: dict[str, str] = {}  # prompt → what MiniLM is asked
-    for synset in synsets(fetch(WORDNET, cache / "packages")):
-        for word in synset.words:
-            asked.setdefault(plain(word), word)
-        if synset.gloss and synset.words and synset.common:
-            asked.setdefault(synset.gloss, f"{synset.words[0]}: {synset.gloss}")
-        for word in synset.words[:MOST] if synset.gloss else ():
-            asked.setdefault(f"{word}{ENTRY}{synset.gloss}", f"{word}: {synset.gloss}")
-    asked = {p: text for p, text in asked.items() if len(p) > 1 and p not in known}
+    asked = asked_of(synsets(fetch(WORDNET, cache / "packages")), captions, kept_out)
+    texts = list(dict.fromkeys(text for text, _ in asked.values()))
+    place = {text: i for i, text in enumerate(texts)}
     with fast():
-        art = [teacher_embeddings(names).float(), teacher_embeddings(tagged).float()]
-        said = teacher_embeddings(list(asked.values())).float()
+        art = (teacher_embeddings(names).float() + teacher_embeddings(tagged).float()) / 2
+        said = teacher_embeddings(texts).float()
     found: dict[str, tuple[int, ...]] = {}
-    prompts = list(asked)
-    for first in range(0, len(prompts), 4096):
-        best, like = _near(said[first : first + 4096], *art)
-        for i in torch.nonzero(best >= NEAR)[:, 0].tolist():
-            order = like[i].topk(MOST).indices.tolist()
-            close = [j for j in order if like[i, j] >= best[i] - BESIDE]
-            found[prompts[first + i]] = tuple(rows[j] for j in close)
+    for prompt, (text, helped) in asked.items():
+        like = art @ said[place[text]]
+        like[list(helped)] += torch.tensor(list(helped.values()))
+        best, order = like.topk(min(MOST, len(like)))
+        if best[0] >= NEAR:
+            close = order[best >= best[0] - BESIDE].tolist()
+            found[prompt] = tuple(rows[j] for j in close)
     work.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(found, ensure_ascii=False))
