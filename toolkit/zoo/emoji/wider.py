@@ -20,7 +20,7 @@ from genedge.toolkit.train import Report, fast
 from .captions import Captions, plain
 from .data import WORDNET, fetch
 
-ENTRY = ": "  # between the word and what a dictionary's entry says of it
+ENTRY = ": "  # between the word and the gloss of a dictionary's entry
 NEAR, BESIDE, MOST = 0.4, 0.05, 4  # cosine to the best emoji; below it by; emoji at most
 LONGEST_WORD, LONGEST_GLOSS = 30, 80
 # What WordNet adds to MiniLM's cosine: a word of the meaning is the emoji's name, or a tag of
@@ -146,16 +146,14 @@ def asked_of(
         if synset.common:
             ask(synset.gloss, f"{synset.words[0]}: {synset.gloss}", helped)
         for word in synset.words:
-            others = [w for w in synset.words if w != word][:MOST]
-            said = " ".join([*map(plain, others), synset.gloss])
-            ask(f"{word}{ENTRY}{said}", f"{word}: {synset.gloss}", helped)
+            ask(f"{word}{ENTRY}{synset.gloss}", f"{word}: {synset.gloss}", helped)
     return asked
 
 
 def wider_words(
     captions: Captions, cache: Path, work: Path, kept_out: frozenset[str], report: Report
 ) -> dict[str, tuple[int, ...]]:
-    """Word, gloss, or entry ("word: other words and gloss") → rows of the emoji that it suggests to
+    """Word, gloss, or entry ("word: gloss") → rows of the emoji that it suggests to
     MiniLM and to WordNet itself; only those that suggest one.
 
     kept_out: prompts that training must not see; their words may stand in an entry. Made once, then
@@ -198,6 +196,6 @@ def spoken(word: str, random: np.random.Generator) -> str:
     if not entry:
         return word
     said = gloss.split()
-    kept = random.random(len(said)) < random.random()
+    kept = random.random(len(said)) < random.random() ** 3  # few: the word itself should tell
     kept[random.integers(len(said))] = True
     return " ".join([head, *(w for w, k in zip(said, kept, strict=True) if k)])
