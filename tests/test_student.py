@@ -15,7 +15,7 @@ from genedge.toolkit import generator
 from genedge.toolkit.generator import resolve
 from genedge.toolkit.weights import grid_steps
 from genedge.toolkit.zoo.emoji.data import Art, Emoji
-from genedge.toolkit.zoo.emoji.int8 import edges, fit_int8, kept_loss, pairs_of
+from genedge.toolkit.zoo.emoji.int8 import fit_int8, kept_loss, pairs_of
 from genedge.toolkit.zoo.emoji.model import BOUNDS, Chooser, Clamp, Decoder, TextSide
 from genedge.toolkit.zoo.emoji.robust import rounded, silenced, tightened
 from genedge.toolkit.zoo.emoji.train import bounded
@@ -184,13 +184,13 @@ def test_weights_that_the_wheel_does_not_carry_are_named(monkeypatch, tmp_path):
         resolve("emoji-teacher")
 
 
-def test_edges_grow_with_contrast_and_a_picture_costs_nothing_beside_itself():
-    steps = torch.zeros(2, 4, 8, 8)
-    steps[0, :, :, 4:], steps[1, :, :, 4:] = 1.0, 0.5  # one edge across, of seven places
-    assert torch.allclose(edges(steps), torch.tensor([1 / 7, 0.5 / 7]))
-    assert torch.allclose(edges(steps.transpose(2, 3)), edges(steps))
-    assert kept_loss(steps, steps) == 0
-    assert kept_loss(steps[:1], steps[1:]) > 0.2
+def test_what_is_kept_counts_pixels_and_edges():
+    edge = torch.zeros(1, 4, 8, 8)
+    edge[..., 4:] = 0.5
+    assert kept_loss(edge, edge) == 0
+    assert torch.allclose(kept_loss(edge, edge + 0.5), torch.tensor(0.5))
+    none = torch.zeros(1, 4, 8, 8)  # half of the pixels differ by 0.5, one gradient of seven too
+    assert torch.allclose(kept_loss(none, edge), torch.tensor(0.25 + 0.25 * 0.5 / 7))
 
 
 def test_the_last_phase_moves_the_decoder_alone_and_ends_on_int8_grids(tmp_path):

@@ -33,10 +33,10 @@ from .captions import Captions
 from .model import MARGIN, MEANINGS, Chooser, TextSide
 from .text import ALIKE_WEIGHT, PromptBatches, chosen, joined, teacher_embeddings
 
-STEPS, RATE = 5000, 1e-3
-NAMES, KEYWORDS, BEYOND = 96, 112, 192  # prompts of a batch
+STEPS, RATE = 13_000, 1e-3
+NAMES, KEYWORDS, BEYOND = 96, 144, 256  # prompts of a batch
 EXACT = 0.7  # of a keyword's loss asks for what its choice means, the rest for anything that fits
-TEACHER_WEIGHT, TIE_WEIGHT, BAND_WEIGHT = 0.3, 0.2, 0.05
+TEACHER_WEIGHT, TIE_WEIGHT, BAND_WEIGHT = 0.3, 0.5, 0.05
 BAND = 7.0, 11.0  # nats that the likeliest thing should have: clamps cut 0 and 14
 APART = 1.0  # nats between the likeliest and the next that cost nothing
 VAGUE = 10
