@@ -209,7 +209,8 @@ def fit_choice(
         more, more_choices, meant, words = keyword_batch(batches, random, KEYWORDS)
         said, choices = [tokens, more], torch.cat([choices, more_choices])
         fits = torch.stack([fitting.words[w] for w in words])
-        taught, same, sole = teacher[fitting.places(rows)], fitting.places(rows), [True] * NAMES
+        same, sole = fitting.places(rows.tolist()), [True] * NAMES
+        taught = teacher[same]
         if beyond is not None:
             which, further = batches.wide(random, BEYOND)
             said.append(further)

@@ -104,7 +104,8 @@ def fit_int8(
         """Codes and styles: the `count` of TRIED times as many on which the twin is farthest."""
         one, other = random.choice(free, (2, TRIED * count))
         code = mixed(codes[one[:, 0]], codes[other[:, 0]], random)
-        style = mixed(*(one_hot(torch.from_numpy(p[:, 1])) for p in (one, other)), random)
+        styles = [one_hot(torch.from_numpy(pairs[:, 1])) for pairs in (one, other)]
+        style = mixed(styles[0], styles[1], random)
         far = []
         for some in zip(code.split(BATCH), style.split(BATCH), strict=True):
             with twin.on_grids([image]):
