@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from genedge.runtime.errors import BadInput
 from genedge.toolkit.generator import resolve
-from genedge.toolkit.quantizer import CommonQuantizer
-from genedge.toolkit.replace import float_graph
 from genedge.toolkit.zoo.emoji import choose
 from genedge.toolkit.zoo.emoji.captions import captions_of, load_trained, train_tokenizer
 from genedge.toolkit.zoo.emoji.data import Art, Emoji
@@ -67,27 +64,6 @@ def test_what_is_written_is_the_code_of_one_thing():
         assert clear.sum() > 3
         written = chooser(tokens, meaning)[clear]
     assert torch.allclose(written, chooser.codes()[likely.argmax(1)[clear]], atol=1e-4)
-
-
-def test_a_maximum_keeps_the_grid_of_what_it_is_of():
-    class Most(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = nn.Linear(4, 6), nn.Linear(1, 2)
-
-        def forward(self, x):
-            rows = torch.relu(self.first(x)).view(-1, 1, 1, 6)
-            return self.last(nn.functional.max_pool2d(rows, (1, 6)).view(-1, 1))
-
-    torch.manual_seed(0)
-    prepared = prepare_pt2e(float_graph(Most(), (torch.randn(3, 4),)), CommonQuantizer())
-    prepared(torch.randn(3, 4))
-    graph = convert_pt2e(prepared).graph
-    (pool,) = (n for n in graph.nodes if n.target is torch.ops.aten.max_pool2d.default)
-    (after,) = pool.users
-    assert "dequantize" in str(pool.args[0].target)
-    assert "quantize_per_tensor" in str(after.target)
-    assert after.args[1:3] == pool.args[0].args[1:3]
 
 
 def test_a_chooser_begins_with_what_a_text_side_hears(batches):
