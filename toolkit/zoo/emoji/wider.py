@@ -47,9 +47,10 @@ class Synset:
 
 
 def _cut(clause: str) -> str:
-    return (
-        clause if len(clause) <= LONGEST_GLOSS else clause[: LONGEST_GLOSS + 1].rpartition(" ")[0]
-    )
+    """At most LONGEST_GLOSS letters of it, to the end of a word."""
+    if len(clause) <= LONGEST_GLOSS:
+        return clause
+    return clause[: LONGEST_GLOSS + 1].rpartition(" ")[0]
 
 
 def synsets(folder: Path) -> list[Synset]:
@@ -95,13 +96,12 @@ def synsets(folder: Path) -> list[Synset]:
 
 
 class _Known:
-    """Emoji by their names, and by tags of SHARED emoji at most; places in `rows`."""
+    """Places of emoji among those of the captions, by name and by tag."""
 
     def __init__(self, captions: Captions) -> None:
-        self.rows = [int(r) for r in captions.rows]
         self.names: dict[str, set[int]] = {}
         self.tags: dict[str, set[int]] = {}
-        for place, row in enumerate(self.rows):
+        for place, row in enumerate(int(r) for r in captions.rows):
             self.names.setdefault(captions.names[row], set()).add(place)
             for tag in captions.tags[row]:
                 self.tags.setdefault(tag, set()).add(place)
