@@ -10,6 +10,7 @@ import kinds
 import pytest
 import torch
 from tiny import tiny
+from torch import nn
 
 from genedge.runtime.errors import BadInput
 from genedge.toolkit import channels
@@ -127,6 +128,28 @@ def test_sensitivity_and_activation_differ_where_a_channel_never_changes():
     at = next(i for i, g in enumerate(groups) if g.layers == ("c1",))
     assert int(RANKINGS["activation"](model, groups, inputs)[at].argmax()) == 3
     assert int(RANKINGS["sensitivity"](model, groups, inputs)[at].argmin()) == 3
+
+
+def test_a_view_that_multiplies_indices_is_not_followed_without_end():
+    """A maximum over units by pooling, as `emoji`'s text side takes one."""
+
+    class Most(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.units, self.most = (
+                nn.Linear(4, 32),
+                nn.Linear(32, 50),
+                nn.Linear(1, 50),
+            )
+
+        def forward(self, x):
+            units = self.units(torch.relu(self.first(x)))
+            pooled = nn.functional.max_pool2d(units.view(-1, 1, 1, 50), (1, 50))
+            return units + self.most(pooled.view(-1, 1))
+
+    groups, reasons = groups_of(Most(), (torch.randn(2, 4),))
+    assert [g.layers for g in groups] == [("first",)]
+    assert set(reasons) == {"units", "most"}
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])

@@ -23,6 +23,7 @@ from torch_pruning._helpers import _HybridIndex
 from .channels import SLICED, width
 
 MULTIPLE = 8  # what int8 kernels of the three targets like channels to be a multiple of
+LONGEST_WALK = 16  # indices that are followed, in widths of the widest layer
 Place = tuple[str, str]  # layer and side
 Element = tuple[str, str, int]
 Unit = Mapping[Place, tuple[int, ...]]
@@ -91,8 +92,14 @@ def _map_shuffles(graph: torch_pruning.DependencyGraph) -> None:
                     dep.index_mapping = [_scaled(block, widen=up is not None), *dep.index_mapping]
 
 
-def _reached(graph: torch_pruning.DependencyGraph, module: nn.Module, channels: int) -> Iterator:
-    """(node, side, pairs of index and root index) of everything that `module`'s outputs reach."""
+def _reached(
+    graph: torch_pruning.DependencyGraph, module: nn.Module, channels: int, most: int
+) -> Iterator:
+    """(node, side, pairs of index and root index) of everything that `module`'s outputs reach.
+
+    A view that the graph misreads multiplies indices each time it is passed, there and back without
+    end: beyond `most` pairs nothing is followed, and side is "" there.
+    """
     function = graph.get_pruner_of_module(module).prune_out_channels
     pairs = tuple(_HybridIndex(i, i) for i in range(channels))
     stack, seen = [(graph.module2node[module], function, pairs)], set()
@@ -110,7 +117,9 @@ def _reached(graph: torch_pruning.DependencyGraph, module: nn.Module, channels: 
             for mapping in dep.index_mapping:
                 if mapping is not None:
                     moved = mapping(moved)
-            if moved:
+            if len(moved) > most:
+                yield dep.target, "", pairs
+            elif moved:
                 stack.append((dep.target, dep.handler, tuple(sorted(set(moved)))))
 
 
@@ -198,11 +207,15 @@ def groups_of(
             return params[node.module], f"axis{node.pruning_dim % node.module.dim()}"
         return None
 
+    widths = [width(m, side) or 1 for m in layers for side in ("in", "out")]
+    most = LONGEST_WALK * max(widths, default=1)
     for module in roots:
         name = layers[module]
-        for node, side, pairs in _reached(graph, module, width(module, "out") or 0):
-            kind, spot, reason = node.type, place(node, side), ""
-            if kind == ops.OPTYPE.OUTPUT:
+        for node, side, pairs in _reached(graph, module, width(module, "out") or 0, most):
+            kind, spot, reason = node.type, place(node, side) if side else None, ""
+            if not side:
+                reason = "its channels could not be followed behind a view"
+            elif kind == ops.OPTYPE.OUTPUT:
                 reason = "its channels cross the component's boundary"
             elif kind == ops.OPTYPE.EMBED:
                 reason = "its channels are those of the token table"
