@@ -145,6 +145,52 @@ def to_unsigned(model: onnx.ModelProto) -> None:
     drop_unused(model)
 
 
+def constants_to_unsigned(model: onnx.ModelProto) -> None:
+    """Constants that are multiplied with or added to activations become uint8 like these, in place.
+
+    ONNX Runtime fuses a QLinearMul or QLinearAdd where both sides have one type, and otherwise
+    casts both to float.
+    """
+    stored = {t.name: t for t in model.graph.initializer}
+    makers = {o: n for n in model.graph.node for o in n.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def of_activation(name: str) -> bool:
+        maker = makers.get(name)
+        return (
+            maker is not None
+            and maker.op_type == "DequantizeLinear"
+            and maker.input[0] not in stored
+        )
+
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in stored:
+            continue
+        constant, zero = stored[node.input[0]], stored[node.input[2]]
+        result = node.output[0]
+        beside = [n for n in readers.get(result, ()) if n.op_type in ("Mul", "Add")]
+        if (
+            constant.data_type != TensorProto.INT8
+            or len(beside) != len(readers.get(result, ()))
+            or len(readers[constant.name]) > 1
+            or not all(of_activation(o) for n in beside for o in n.input if o != result)
+        ):
+            continue
+        moved = []
+        for tensor in (constant, zero):
+            values = numpy_helper.to_array(tensor).astype(np.int16) + 128
+            name = f"{tensor.name}.unsigned"
+            moved.append(name)
+            if name not in stored:
+                stored[name] = numpy_helper.from_array(values.astype(np.uint8), name)
+                model.graph.initializer.append(stored[name])
+        node.input[0], node.input[2] = moved
+    drop_unused(model)
+
+
 def drop_unused(model: onnx.ModelProto) -> None:
     """Initializers that no node reads go."""
     used = {name for node in model.graph.node for name in node.input}
@@ -187,5 +233,6 @@ def export(programs: Programs, directory: Path, options: Options) -> dict[str, l
             store_half(model)
         elif options.precision == "int8":
             to_unsigned(model.proto)
+            constants_to_unsigned(model.proto)
         files[name] = write(model, directory / f"{name}.onnx")
     return files

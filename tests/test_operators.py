@@ -141,3 +141,32 @@ def test_int8_weights_alone_meet_float_inputs(target, tmp_path):
     loader = importlib.import_module(f"genedge.runtime.run_{target}")
     drawn = loader.load(tmp_path, component, 1)({"x": x.numpy()})["y"]
     assert sqnr(drawn, program.module()(x).detach().numpy()) > 100
+
+
+class Scaled(nn.Module):
+    """A constant for each channel, once multiplied with what is drawn, once added to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(1, 36, 1, 1) - 0.5)
+        self.shift = nn.Parameter(torch.randn(1, 36, 1, 1))
+
+    def forward(self, x):
+        return torch.relu(x * self.scale + self.shift)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_constant_meets_an_activation_in_int8(target, tmp_path):
+    torch.manual_seed(0)
+    module, x = Around(Scaled(), 36).eval(), torch.randn(1, 4, 6, 6)
+    prepared = prepare_pt2e(export_module(module, (x,)).module(), CommonQuantizer(portable=True))
+    prepared(x)
+    graph, names = convert_pt2e(prepared), Names(("x",), ("y",))
+    recipe = importlib.import_module(f"genedge.recipes.{target}")
+    options = Options("int8", {"part": names})
+    files = recipe.export({"part": export_module(graph, (x,))}, tmp_path, options)["part"]
+    found = importlib.import_module(f"genedge.runtime.inspect_{target}").read(files[0], "part")
+    assert not [o for o in found.operators if o.computes == "float"]
+    about = artifacts.Component("part", ("x",), ("y",), tuple(artifacts.stored(f) for f in files))
+    run = importlib.import_module(f"genedge.runtime.run_{target}").load(tmp_path, about, 1)
+    assert sqnr(run({"x": x.numpy()})["y"], module(x).detach().numpy()) >= 28
