@@ -4,7 +4,8 @@
 
 hero.png: the README's. held_out.png: 48 held-out pairs, drawn beside the real art (drawn on the
 left). styles.png: eight prompts in seven styles. seeds.png: keywords, eight seeds each. upscale.png:
-pictures, each beside what `upscale` makes of it in int8.
+pictures, each beside what `upscale` makes of it in int8. student.png: all golden prompts by the
+teacher, by the student and by its int8.
 naming-1.png to naming-4.png: 100 training pairs for people to name, 25 each, row by row; the
 prompts are in naming.json.
 """
@@ -23,8 +24,9 @@ from genedge.runtime.enlarge import by, enlarged, load_upscaler
 from genedge.runtime.picture import contact_sheet, to_image
 from genedge.runtime.run import load
 from genedge.toolkit.generator import golden_seed, resolve
+from genedge.toolkit.zoo.emoji.sheets import side_by_side
 
-WHITE = (255, 255, 255)
+WHITE, INT8 = (255, 255, 255), "emoji-openvino-int8"
 HERO = [
     ("a red apple", "3d"),
     ("grinning cat", "noto"),
@@ -66,6 +68,12 @@ def main(out: Path) -> None:
         large = to_image(enlarged(pixels(prompt, 1, style), upscaler, WHITE), WHITE)
         pairs_of_sizes += [blocky(draw(prompt, 1, style), 4), large]
     contact_sheet(pairs_of_sizes, 4).save(out / "upscale.png")
+
+    names = ("emoji-teacher", "emoji")
+    drawers = [*((n, resolve(n)) for n in names), (INT8, load(bundled("emoji", "openvino")))]
+    side_by_side(drawers, generator.golden, out / "student.png")
+    with Image.open(out / "student.png") as whole:
+        whole.quantize(256).save(out / "student.png", optimize=True)
 
     with np.load(Path(__file__).parents[1] / "data" / "held_out.npz") as held:
         real = dict(zip(held["prompts"].tolist(), held["pictures"], strict=True))
