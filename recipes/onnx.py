@@ -14,7 +14,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,12 +122,17 @@ def write(model: Model, path: Path) -> list[Path]:
     return files
 
 
-def to_unsigned(model: onnx.ModelProto) -> None:
-    """Activations on the grid −128 … 127 move to 0 … 255, in place; weights stay int8."""
+def to_unsigned(model: onnx.ModelProto, signed: Container[str] = ()) -> None:
+    """Activations on the grid −128 … 127 move to 0 … 255, in place; weights stay int8.
+
+    signed: outputs of nodes that stay as they are.
+    """
     stored = {t.name: t for t in model.graph.initializer}
     moved, outputs = {}, set()
     for node in model.graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        if node.output[0] in signed:
             continue
         if node.op_type == "DequantizeLinear" and node.input[0] in stored:
             continue  # a weight; a constant that is only quantized in the graph moves

@@ -24,6 +24,33 @@ from .onnx import drop_unused, to_model, to_unsigned, write
 SHARED_BYTES = 16  # scalars, and shapes of few numbers
 
 
+def _read_by_transposed(model: onnx.ModelProto) -> set[str]:
+    """Outputs of the roundings around zero that only transposed convolutions read.
+
+    As uint8 they would have a zero point, with which the CPU plugin computes such a layer in float.
+    """
+    stored = {t.name: t for t in model.graph.initializer}
+    made = {o: node for node in model.graph.node for o in node.output}
+    readers: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    found = set()
+    for node in model.graph.node:
+        cast = made.get(node.input[0]) if node.op_type == "ConvTranspose" else None
+        if cast is None or cast.op_type != "DequantizeLinear" or cast.input[0] not in made:
+            continue
+        rounding = made[cast.input[0]]
+        pair = (rounding, cast)
+        if (
+            readers[cast.output[0]] == {"ConvTranspose"}
+            and readers[rounding.output[0]] == {"DequantizeLinear"}
+            and not any(numpy_helper.to_array(stored[n.input[2]]).any() for n in pair)
+        ):
+            found |= {n.output[0] for n in pair}
+    return found
+
+
 def _drop_zero_points(model: onnx.ModelProto) -> None:
     """Zeros need none: a DequantizeLinear without a zero point costs OpenVINO no subtraction."""
     stored = {t.name: t for t in model.graph.initializer}
@@ -139,7 +166,7 @@ def export(programs: Programs, directory: Path, options: Options) -> dict[str, l
         names, path = options.names[name], directory / f"{name}.xml"
         if options.precision == "int8":
             source = to_model(program, names)
-            to_unsigned(source.proto)
+            to_unsigned(source.proto, _read_by_transposed(source.proto))
             _drop_zero_points(source.proto)
             _split_bias(source.proto)
             _keep_rounding(source.proto)

@@ -155,18 +155,43 @@ class Scaled(nn.Module):
         return torch.relu(x * self.scale + self.shift)
 
 
+class Enlarged(nn.Module):
+    """Transposed convolutions that read negative numbers: an input, and a layer's result."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.ConvTranspose2d(4, 36, 4, stride=2, padding=1)
+        self.two = nn.ConvTranspose2d(36, 8, 4, stride=2, padding=1)
+        self.last = nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.two(self.one(x))))
+
+
+@pytest.mark.parametrize("target", ["executorch", "openvino"])  # ONNX Runtime has none in int8
+def test_a_transposed_convolution_of_negative_numbers_is_int8(target, tmp_path):
+    torch.manual_seed(0)
+    found = exported_int8(Enlarged().eval(), torch.randn(1, 4, 6, 6) + 0.5, target, tmp_path)
+    assert not [o for o in found.operators if o.computes == "float"]
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_constant_meets_an_activation_in_int8(target, tmp_path):
     torch.manual_seed(0)
-    module, x = Around(Scaled(), 36).eval(), torch.randn(1, 4, 6, 6)
+    module = Around(Scaled(), 36).eval()
+    found = exported_int8(module, torch.randn(1, 4, 6, 6), target, tmp_path)
+    assert not [o for o in found.operators if o.computes == "float"]
+
+
+def exported_int8(module, x, target, folder):
+    """What inspect reads in the int8 file of a module, which must give what float gives."""
     prepared = prepare_pt2e(export_module(module, (x,)).module(), CommonQuantizer(portable=True))
     prepared(x)
     graph, names = convert_pt2e(prepared), Names(("x",), ("y",))
     recipe = importlib.import_module(f"genedge.recipes.{target}")
     options = Options("int8", {"part": names})
-    files = recipe.export({"part": export_module(graph, (x,))}, tmp_path, options)["part"]
-    found = importlib.import_module(f"genedge.runtime.inspect_{target}").read(files[0], "part")
-    assert not [o for o in found.operators if o.computes == "float"]
+    files = recipe.export({"part": export_module(graph, (x,))}, folder, options)["part"]
     about = artifacts.Component("part", ("x",), ("y",), tuple(artifacts.stored(f) for f in files))
-    run = importlib.import_module(f"genedge.runtime.run_{target}").load(tmp_path, about, 1)
+    run = importlib.import_module(f"genedge.runtime.run_{target}").load(folder, about, 1)
     assert sqnr(run({"x": x.numpy()})["y"], module(x).detach().numpy()) >= 28
+    return importlib.import_module(f"genedge.runtime.inspect_{target}").read(files[0], "part")

@@ -107,6 +107,7 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
             quant_max=127,
             qscheme=torch.per_tensor_affine,
         )
+        self.symmetric = replace(self.activation, qscheme=torch.per_tensor_symmetric)
         self.weight = QuantizationSpec(
             dtype=torch.int8,
             observer_or_fake_quant_ctr=weight.with_args(eps=2**-16),
@@ -132,7 +133,16 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
         source: Any = node
         while source.target in _COPIES:
             source = source.args[0]
-        return self.levels.get(source.name, self.activation)
+        return self.levels.get(source.name, self._of(source))
+
+    def _of(self, source: Node) -> QuantizationSpec:
+        """How a result is rounded: around zero where a transposed convolution reads negative numbers.
+
+        OpenVINO computes that one in float where zero is not the grid's own.
+        """
+        if _never_negative(source) or not _read_by_transposed(source):
+            return self.activation
+        return self.symmetric
 
     def _kept(self, node: Node) -> bool:
         if FLOAT in node.meta:
@@ -162,7 +172,7 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
                 continue
             users = list(node.users)
             last = users[0] if len(users) == 1 and users[0].target in ACTIVATIONS else node
-            output = last_levels(last) or self.activation
+            output = last_levels(last) or self._of(last)
             if last is node:
                 node.meta[_KEY] = QuantizationAnnotation(inputs, output, True)
             else:
@@ -184,6 +194,20 @@ def _is_float(value: object) -> bool:
 def _one_group(node: Node) -> bool:
     """Whether a transposed convolution mixes all channels: XNNPACK has no others in int8."""
     return len(node.args) <= 6 or bool(node.args[6] == 1)
+
+
+def _never_negative(node: Node) -> bool:
+    if node.target is _aten.hardtanh.default:
+        return clamp_bounds(node)[0] >= 0
+    return node.target is _aten.relu.default
+
+
+def _read_by_transposed(node: Node) -> bool:
+    return any(
+        (user.target is _TRANSPOSED and _one_group(user))
+        or (user.target in _COPIES and _read_by_transposed(user))
+        for user in node.users
+    )
 
 
 def _moved(node: Node) -> Node | None:
