@@ -196,6 +196,41 @@ def constants_to_unsigned(model: onnx.ModelProto) -> None:
     drop_unused(model)
 
 
+def round_before_relu(model: onnx.ModelProto) -> None:
+    """Where a convolution and its ReLU end on a grid with negative numbers, rounds between them too,
+    in place.
+
+    ONNX Runtime computes the two in float there, for the grid does not do the ReLU's work. The result
+    is the same: zero is on the grid.
+    """
+    stored = {t.name: t for t in model.graph.initializer}
+    made = {o: n for n in model.graph.node for o in n.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    nodes = []
+    for node in model.graph.node:
+        source = made.get(node.input[0]) if node.op_type == "Relu" else None
+        if (
+            source is not None
+            and source.op_type in ("Conv", "Gemm")
+            and len(readers[node.input[0]]) == 1
+            and [n.op_type for n in readers.get(node.output[0], ())] == ["QuantizeLinear"]
+        ):
+            _, scale, zero = readers[node.output[0]][0].input
+            if numpy_helper.to_array(stored[zero]).any():
+                name, small, again = node.input[0], f"{node.input[0]}.q", f"{node.input[0]}.dq"
+                nodes.append(onnx.helper.make_node("QuantizeLinear", [name, scale, zero], [small]))
+                nodes.append(
+                    onnx.helper.make_node("DequantizeLinear", [small, scale, zero], [again])
+                )
+                node.input[0] = again
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
 def drop_unused(model: onnx.ModelProto) -> None:
     """Initializers that no node reads go."""
     used = {name for node in model.graph.node for name in node.input}
@@ -239,5 +274,6 @@ def export(programs: Programs, directory: Path, options: Options) -> dict[str, l
         elif options.precision == "int8":
             to_unsigned(model.proto)
             constants_to_unsigned(model.proto)
+            round_before_relu(model.proto)
         files[name] = write(model, directory / f"{name}.onnx")
     return files

@@ -34,6 +34,19 @@ class SplitConcat(nn.Module):
         return torch.cat([b, torch.relu(a)], 1)
 
 
+class Joined(nn.Module):
+    """A sum and a layer that is never negative, joined: skips of a U-Net are such."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(36, 18, 3, padding=1), nn.Conv2d(36, 18, 3, padding=1)
+        self.three = nn.Conv2d(18, 18, 1)
+
+    def forward(self, x):
+        low = torch.relu(self.one(x))
+        return torch.cat([self.two(x) + self.three(low), low], 1)
+
+
 def transposed(groups, output_padding, norm=False):
     layer = nn.ConvTranspose2d(
         36, 16, 3, stride=2, padding=1, output_padding=output_padding, groups=groups
@@ -63,6 +76,7 @@ CASES = {
     "transposed, batch norm": lambda: (transposed(1, 1, True), 16),
     "pixel shuffle 2": lambda: (nn.PixelShuffle(2), 9),
     "pixel shuffle 3": lambda: (nn.PixelShuffle(3), 4),
+    "concatenation of a layer and a sum": lambda: (Joined(), 36),
     "split and concatenation": lambda: (SplitConcat(), 36),
     "PReLU": lambda: (nn.PReLU(36), 36),
 }
@@ -173,6 +187,13 @@ def test_a_transposed_convolution_of_negative_numbers_is_int8(target, tmp_path):
     torch.manual_seed(0)
     found = exported_int8(Enlarged().eval(), torch.randn(1, 4, 6, 6) + 0.5, target, tmp_path)
     assert not [o for o in found.operators if o.computes == "float"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_joined_layers_are_int8(target, tmp_path):
+    torch.manual_seed(0)
+    found = exported_int8(Around(Joined(), 36).eval(), torch.randn(1, 4, 6, 6), target, tmp_path)
+    assert {o.kind for o in found.operators if o.computes == "float"} <= {"Relu"}
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -162,6 +162,37 @@ def test_terms_and_results_of_sums_have_ratios_without_ties():
     assert (graph(*example) - before).abs().max() < before.abs().max() / 20
 
 
+class Joined(torch.nn.Module):
+    """A sum joined with a layer, and that layer's result in another sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.one, self.two = (torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+        self.last = torch.nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        more = self.one(x)
+        x = self.last(torch.cat([x + more, more], 1))
+        return self.two(x + more)
+
+
+def test_joined_parts_keep_one_grid_when_ties_are_taken_away():
+    torch.manual_seed(0)
+    graph = converted(Joined(), (torch.randn(1, 4, 8, 8),))
+    (join,) = (n for n in graph.graph.nodes if n.target is torch.ops.aten.cat.default)
+
+    def steps():
+        (rounding,) = join.users
+        return {n.args[1:3] for n in (*join.args[0], rounding)}
+
+    before = steps()
+    assert len(before) == 1
+    assert untie(graph)
+    assert len(steps()) == 1
+    assert steps() != before
+
+
 class Clamped(torch.nn.Module):
     """A clamp that what comes reaches, one that it does not, and the clamp of a picture."""
 

@@ -130,19 +130,23 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
     def _input(self, node: Node) -> QuantizationSpec:
         """How what a layer reads is rounded: pictures, enlarged or not, and words of an int8 table
         keep the levels that they have."""
-        source: Any = node
-        while source.target in _COPIES:
-            source = source.args[0]
+        source = _copied(node)
         return self.levels.get(source.name, self._of(source))
 
     def _of(self, source: Node) -> QuantizationSpec:
-        """How a result is rounded: around zero where a transposed convolution reads negative numbers.
-
-        OpenVINO computes that one in float where zero is not the grid's own.
-        """
+        """How a result is rounded: around zero where a transposed convolution reads negative numbers,
+        which OpenVINO computes in float where zero is not the grid's own."""
         if _never_negative(source) or not _read_by_transposed(source):
             return self.activation
         return self.symmetric
+
+    def _join(self, node: Node) -> QuantizationAnnotation:
+        """A concatenation: one grid for its parts and its result, since XNNPACK has no other, and
+        draws what is rounded again to come onto one wrongly."""
+        first, *others = dict.fromkeys(node.args[0])  # type: ignore[arg-type]
+        shared = SharedQuantizationSpec((first, node))
+        parts = {first: self._of(node)} | dict.fromkeys(others, shared)
+        return QuantizationAnnotation(parts, shared, True)
 
     def _kept(self, node: Node) -> bool:
         if FLOAT in node.meta:
@@ -156,7 +160,12 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
 
     def annotate(self, model: GraphModule) -> GraphModule:
         for node in model.graph.nodes:
-            if node.op != "call_function" or self._kept(node):
+            if node.op != "call_function":
+                continue
+            if _is_join(node) and all(_KEY in part.meta for part in node.args[0]):
+                node.meta[_KEY] = self._join(node)
+                continue
+            if self._kept(node):
                 continue
             if node.target in _WEIGHTED:
                 inputs = {node.args[0]: self._input(node.args[0]), node.args[1]: self.weight}
@@ -208,6 +217,17 @@ def _read_by_transposed(node: Node) -> bool:
         or (user.target in _COPIES and _read_by_transposed(user))
         for user in node.users
     )
+
+
+def _copied(node: Node) -> Node:
+    """What gives the numbers that a node moves or repeats."""
+    while node.target in _COPIES:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def _is_join(node: Node) -> bool:
+    return node.target is _aten.cat.default and len(set(node.args[0])) > 1  # type: ignore[arg-type]
 
 
 def _moved(node: Node) -> Node | None:

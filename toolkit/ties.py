@@ -112,17 +112,32 @@ def _rounded(node: Node, fixed: bool = False) -> Node | None:
     return None
 
 
+def _alike(rounding: Node) -> set[Node]:
+    """The roundings on one grid with this one: of what is moved from or to it, or joined with it."""
+    grid, found, waiting = rounding.args[1:3], {rounding}, [rounding]
+    while waiting:
+        one = waiting.pop()
+        moves = [n for read in one.users for n in read.users if n.target in _KEEPS]
+        near = [again for move in moves for again in move.users]
+        if (source := one.args[0]).target in _KEEPS:  # type: ignore[union-attr]
+            moves.append(source)  # type: ignore[arg-type]
+        near += [
+            p.args[0] for move in moves for p in move.all_input_nodes if p.target is _DEQUANTIZE
+        ]  # type: ignore[misc]
+        new = {n for n in near if n.target is _QUANTIZE and n.args[1:3] == grid} - found
+        found |= new
+        waiting += new
+    return found
+
+
+def _first(rounding: Node) -> Node:
+    return min(_alike(rounding))
+
+
 def _origin(read: Node) -> Node:
-    """The rounding that a value got first, of one that was read, moved and rounded alike again; of a
-    constant the node that holds it."""
+    """The first rounding on the grid of a value that is read; of a constant the node that holds it."""
     rounding: Any = read.args[0]
-    while rounding.target is _QUANTIZE and rounding.args[0].target in _KEEPS:
-        moved = rounding.args[0].args[0]
-        moved = moved[0] if isinstance(moved, (list, tuple)) else moved
-        if moved.target is not _DEQUANTIZE or moved.args[1:3] != rounding.args[1:3]:
-            break
-        rounding = moved.args[0]
-    return rounding  # type: ignore[no-any-return]
+    return _first(rounding) if rounding.target is _QUANTIZE else rounding
 
 
 def _layer_of(rounding: Node) -> bool:
@@ -136,16 +151,11 @@ def _layer_of(rounding: Node) -> bool:
 
 
 def _change(rounding: Node, new: float) -> None:
-    """Gives a rounding, and those of what is only moved from it, another step."""
-    old = rounding.args[1]
-    rounding.update_arg(1, new)
-    for read in list(rounding.users):
-        read.update_arg(1, new)
-        for moved in list(read.users):
-            if moved.target in _KEEPS:
-                for again in list(moved.users):
-                    if again.target is _QUANTIZE and again.args[1] == old:
-                        _change(again, new)
+    """Gives all roundings on a grid another step."""
+    for one in _alike(rounding):
+        one.update_arg(1, new)
+        for read in list(one.users):
+            read.update_arg(1, new)
 
 
 def _step_read(node: Node) -> float:
@@ -181,22 +191,23 @@ def untie(quantized: GraphModule) -> int:
     do sums of two terms whose grids are settled.
     """
     count = 0
-    settled: set[Node | None] = set()
+    settled: set[Node] = set()
     for node in quantized.graph.nodes:
         step, result = _step_read(node), _rounded(node)
-        if step and result is not None:
+        if step and result is not None and _first(result) not in settled:
             p, q = tie_free(step / float(result.args[1]))  # type: ignore[arg-type]
             _change(result, step * q / p)
         elif not _untie_sum(node, settled):
             continue
         settled.update(_origin(read) for read in node.all_input_nodes if read.target is _DEQUANTIZE)
-        settled.add(_rounded(node, fixed=True))
+        if (last := _rounded(node, fixed=True)) is not None:
+            settled.add(_first(last))
         count += 1
     quantized.recompile()
     return count
 
 
-def _untie_sum(node: Node, settled: set[Node | None]) -> bool:
+def _untie_sum(node: Node, settled: set[Node]) -> bool:
     result = _rounded(node, fixed=True)
     if node.target is not _aten.add.Tensor or len(node.kwargs) > 0 or result is None:
         return False
@@ -210,7 +221,8 @@ def _untie_sum(node: Node, settled: set[Node | None]) -> bool:
         return False
     steps = [float(node.args[1]) for node in (*terms, result)]
     ratios = steps[0] / steps[2], steps[1] / steps[2]
-    if _rounded(node) is None:  # the result's grid is fixed: does that of the other term fit it?
+    if _rounded(node) is None or _first(result) in settled:
+        # The result's grid is fixed: does that of the other term fit it?
         fits = [q for q in range(1, PARTS[-1] + 1, 2) if _is_whole(ratios[0] * q)]
         if not fits:
             return False
