@@ -6,8 +6,14 @@ import torch.nn.functional as F
 from architectures import ModulatedConv
 from torch import nn
 
+from genedge.recipes import TARGETS
+from genedge.runtime.artifact import read_artifact
+from genedge.runtime.inspect import inspect
 from genedge.runtime.metrics import sqnr
+from genedge.runtime.verify import Limits
 from genedge.toolkit import replace
+from genedge.toolkit.export import export
+from genedge.toolkit.own import generator_of, noise
 
 aten = torch.ops.aten
 
@@ -91,6 +97,54 @@ def test_a_clamp_becomes_a_hardtanh():
     found, operators = decibels(Ends(), torch.randn(2, 3, 4, 4))
     assert found >= 100
     assert aten.hardtanh.default in operators
+
+
+class Residuals(nn.Module):
+    """Layers that are scaled or taken away, and products that have to stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1, bias=False)
+        self.three, self.four = nn.ConvTranspose2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        x = x + 0.2 * self.one(x)
+        x = x - self.two(torch.relu(x))
+        x = torch.relu(x) - self.three(x) / 3
+        y = self.four(x)
+        return (x - x) + y * 0.5 - y
+
+
+def test_a_layer_times_a_number_has_scaled_weights():
+    torch.manual_seed(0)
+    found, operators = decibels(Residuals(), torch.randn(1, 4, 5, 6))
+    assert found >= 100
+    assert aten.div.Tensor not in operators
+    graph = replace.float_graph(Residuals().eval(), (torch.randn(1, 4, 5, 6),))
+    left = [n.target for n in graph.graph.nodes]
+    assert left.count(aten.mul.Tensor) == 1  # its layer is read twice
+    assert left.count(aten.sub.Tensor) == 2
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_scaled_residuals_are_int8(target, tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(4, 3, 1)
+            self.one, self.two = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x):
+            x = torch.relu(self.first(x))
+            x = x + 0.2 * self.one(x)
+            return torch.clamp(x - self.two(torch.relu(x)), 0, 1)
+
+    torch.manual_seed(0)
+    generator = generator_of(Scaled(), inputs={"x": noise(1, 4, 16, 16)}, output=(0, 1), golden=4)
+    (done,) = export(generator, [target], out=tmp_path, limits=Limits(flat=0, signed=0.5))
+    (component,) = inspect(read_artifact(done.directory))
+    kinds = {o.kind for o in component.operators if o.computes == "float"}
+    assert not kinds & {"Mul", "Multiply", "Sub", "Subtract"}
 
 
 def test_what_would_change_something_is_left_alone(monkeypatch):

@@ -29,6 +29,7 @@ FLOAT = "genedge_float"
 _aten = torch.ops.aten
 _SMALL = 4096  # numbers
 _NEAREST = (_aten.upsample_nearest2d.vec, _aten.upsample_nearest2d.default)
+_LAYERS = (_aten.conv2d.default, _aten.linear.default, _aten.conv_transpose2d.input)
 _SHAPES = (_aten.view.default, _aten.reshape.default, _aten.unsqueeze.default, _aten.squeeze.dim)
 
 
@@ -341,6 +342,45 @@ def replace_clamp(graph: GraphModule) -> int:
     return count
 
 
+def replace_scale(graph: GraphModule) -> int:
+    """A layer's result times a number, or taken from something → the number goes into its weights.
+
+    ONNX Runtime and XNNPACK compute such products in float, as ONNX Runtime does differences: islands
+    in int8, one in each block of networks that scale their residuals.
+    """
+    count = 0
+    for node in list(graph.graph.nodes):
+        if node.target in (_aten.mul.Tensor, _aten.div.Tensor):
+            layer, number = node.args[:2]
+            if not isinstance(number, (int, float)) or number == 0:
+                continue
+            factor = number if node.target is _aten.mul.Tensor else 1 / number
+        elif node.target is _aten.sub.Tensor and not node.kwargs and len(set(node.args)) == 2:
+            layer, factor = node.args[1], -1.0
+        else:
+            continue
+        if not isinstance(layer, Node) or layer.target not in _LAYERS or len(layer.users) != 1:
+            continue
+        parameters = [p for p in layer.args[1:3] if p is not None]
+        if not all(isinstance(p, Node) and p.op == "get_attr" for p in parameters):
+            continue
+        with graph.graph.inserting_before(layer):
+            for i, parameter in enumerate(parameters, 1):
+                value = _value(graph, parameter) * factor  # type: ignore[arg-type]
+                name = f"_scaled_{node.name}_{i}"
+                graph.register_parameter(name, nn.Parameter(value, False))
+                kept = graph.graph.get_attr(name)
+                kept.meta = {"val": value}
+                layer.update_arg(i, kept)
+        if node.target is _aten.sub.Tensor:
+            node.target = _aten.add.Tensor
+        else:
+            node.replace_all_uses_with(layer)
+            graph.graph.erase_node(node)
+        count += 1
+    return count
+
+
 def _squared(node: Any) -> Node | None:
     """x of x², however it is written."""
     if not isinstance(node, Node):
@@ -421,4 +461,5 @@ PASSES = (
     replace_demodulation,
     replace_modulated,
     replace_clamp,
+    replace_scale,
 )
