@@ -117,13 +117,11 @@ def _alike(rounding: Node) -> set[Node]:
     grid, found, waiting = rounding.args[1:3], {rounding}, [rounding]
     while waiting:
         one = waiting.pop()
+        source: Any = one.args[0]
         moves = [n for read in one.users for n in read.users if n.target in _KEEPS]
-        near = [again for move in moves for again in move.users]
-        if (source := one.args[0]).target in _KEEPS:  # type: ignore[union-attr]
-            moves.append(source)  # type: ignore[arg-type]
-        near += [
-            p.args[0] for move in moves for p in move.all_input_nodes if p.target is _DEQUANTIZE
-        ]  # type: ignore[misc]
+        near: list[Any] = [again for move in moves for again in move.users]
+        for move in [*moves, source] if source.target in _KEEPS else moves:
+            near += [p.args[0] for p in move.all_input_nodes if p.target is _DEQUANTIZE]
         new = {n for n in near if n.target is _QUANTIZE and n.args[1:3] == grid} - found
         found |= new
         waiting += new
