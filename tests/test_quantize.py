@@ -193,6 +193,26 @@ def test_joined_parts_keep_one_grid_when_ties_are_taken_away():
     assert steps() != before
 
 
+class Heads(torch.nn.Module):
+    """Colours and opacity by layers of their own, each in [0, 1]."""
+
+    def __init__(self):
+        super().__init__()
+        self.colours, self.opacity = torch.nn.Conv2d(4, 3, 1), torch.nn.Conv2d(4, 1, 1)
+
+    def forward(self, x):
+        clamp = torch.nn.functional.hardtanh
+        return torch.cat([clamp(self.colours(x), 0.0, 1.0), clamp(self.opacity(x), 0.0, 1.0)], 1)
+
+
+def test_heads_of_a_picture_are_joined_in_whole_grey_levels():
+    torch.manual_seed(0)
+    example = (torch.randn(1, 4, 8, 8),)
+    drawn = converted(Heads(), example)(*example) * 255
+    assert (drawn - drawn.round()).abs().max() < 1e-4
+    assert {0.0, 255.0} <= set(drawn.unique().tolist())
+
+
 class Clamped(torch.nn.Module):
     """A clamp that what comes reaches, one that it does not, and the clamp of a picture."""
 

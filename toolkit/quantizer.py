@@ -162,7 +162,7 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
         for node in model.graph.nodes:
             if node.op != "call_function":
                 continue
-            if _is_join(node) and all(_KEY in part.meta for part in node.args[0]):
+            if _is_join(node) and all(_KEY in p.meta for p in node.args[0]) and _in_layers(node):
                 node.meta[_KEY] = self._join(node)
                 continue
             if self._kept(node):
@@ -228,6 +228,14 @@ def _copied(node: Node) -> Node:
 
 def _is_join(node: Node) -> bool:
     return node.target is _aten.cat.default and len(set(node.args[0])) > 1  # type: ignore[arg-type]
+
+
+def _in_layers(node: Node) -> bool:
+    """Whether a layer reads it, moved or joined with more, before anything else computes."""
+    return any(
+        user.target in LAYERS or (user.target in _COPIES | {_aten.cat.default} and _in_layers(user))
+        for user in node.users
+    )
 
 
 def _moved(node: Node) -> Node | None:
