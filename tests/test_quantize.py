@@ -12,7 +12,7 @@ from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from genedge.toolkit import quantize as module
-from genedge.toolkit.bias import tensor_of
+from genedge.toolkit.bias import round_biases, tensor_of
 from genedge.toolkit.observers import clamp_bounds
 from genedge.toolkit.quantize import quantize
 from genedge.toolkit.quantizer import MOVES, CommonQuantizer
@@ -191,6 +191,32 @@ def test_joined_parts_keep_one_grid_when_ties_are_taken_away():
     assert untie(graph)
     assert len(steps()) == 1
     assert steps() != before
+
+
+class Twice(torch.nn.Module):
+    """One layer, run twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.again = (torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        return self.again(torch.relu(self.again(torch.relu(self.first(x)))))
+
+
+def test_a_layer_that_is_run_twice_has_biases_in_steps_of_each():
+    torch.manual_seed(0)
+    example = (torch.randn(1, 4, 8, 8),)
+    graph = converted(Twice(), example)
+    before = graph(*example)
+    assert round_biases(graph) == 3
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.conv2d.default:
+            source, weight, bias = node.args[:3]
+            steps = float(source.args[1]) * tensor_of(graph, weight.args[1]).double()
+            counts = tensor_of(graph, bias).double() / steps
+            assert (counts - counts.round()).abs().max() < 1e-2
+    assert (graph(*example) - before).abs().max() < before.abs().max() / 20
 
 
 class Heads(torch.nn.Module):

@@ -191,10 +191,18 @@ def round_biases(quantized: GraphModule) -> int:
         source, weight, bias = node.args[: _BIAS + 1]
         if source.target is not _ROUNDING[1] or weight.target is not _PER_CHANNEL:
             continue
-        if not isinstance(bias, Node) or bias.op != "get_attr" or len(bias.users) != 1:
+        if not isinstance(bias, Node) or bias.op != "get_attr":
             continue
         value = tensor_of(quantized, bias)
+        if len(bias.users) > 1:  # a layer that is run twice has other steps each time
+            name, value = f"_bias_{node.name}", value.detach().clone()
+            quantized.register_buffer(name, value)
+            with quantized.graph.inserting_before(node):
+                own = quantized.graph.get_attr(name)
+            own.meta = dict(bias.meta)
+            node.update_arg(_BIAS, own)
         step = float(source.args[1]) * tensor_of(quantized, weight.args[1]).double()
         value.data = ((value / step).round() * step).to(value.dtype)
         count += 1
+    quantized.recompile()
     return count
