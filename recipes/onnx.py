@@ -150,18 +150,26 @@ def to_unsigned(model: onnx.ModelProto, signed: Container[str] = ()) -> None:
     drop_unused(model)
 
 
+def neighbours(
+    model: onnx.ModelProto,
+) -> tuple[dict[str, TensorProto], dict[str, onnx.NodeProto], dict[str, list[onnx.NodeProto]]]:
+    """By name of a tensor: what is stored, the node that makes it, the nodes that read it."""
+    made: dict[str, onnx.NodeProto] = {}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        made |= dict.fromkeys(node.output, node)
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return {t.name: t for t in model.graph.initializer}, made, readers
+
+
 def constants_to_unsigned(model: onnx.ModelProto) -> None:
     """Constants that are multiplied with or added to activations become uint8 like these, in place.
 
     ONNX Runtime fuses a QLinearMul or QLinearAdd where both sides have one type, and otherwise
     casts both to float.
     """
-    stored = {t.name: t for t in model.graph.initializer}
-    makers = {o: n for n in model.graph.node for o in n.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    stored, makers, readers = neighbours(model)
 
     def of_activation(name: str) -> bool:
         maker = makers.get(name)
@@ -203,12 +211,7 @@ def round_before_relu(model: onnx.ModelProto) -> None:
     ONNX Runtime computes the two in float there, for the grid does not do the ReLU's work. The result
     is the same: zero is on the grid.
     """
-    stored = {t.name: t for t in model.graph.initializer}
-    made = {o: n for n in model.graph.node for o in n.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    stored, made, readers = neighbours(model)
     nodes = []
     for node in model.graph.node:
         source = made.get(node.input[0]) if node.op_type == "Relu" else None

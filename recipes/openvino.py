@@ -19,7 +19,7 @@ import openvino
 from onnx import helper, numpy_helper
 
 from . import Names, Options, Programs
-from .onnx import drop_unused, to_model, to_unsigned, write
+from .onnx import drop_unused, neighbours, to_model, to_unsigned, write
 
 SHARED_BYTES = 16  # scalars, and shapes of few numbers
 
@@ -29,12 +29,7 @@ def _read_by_transposed(model: onnx.ModelProto) -> set[str]:
 
     As uint8 they would have a zero point, with which the CPU plugin computes such a layer in float.
     """
-    stored = {t.name: t for t in model.graph.initializer}
-    made = {o: node for node in model.graph.node for o in node.output}
-    readers: dict[str, set[str]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, set()).add(node.op_type)
+    stored, made, readers = neighbours(model)
     found = set()
     for node in model.graph.node:
         cast = made.get(node.input[0]) if node.op_type == "ConvTranspose" else None
@@ -43,8 +38,8 @@ def _read_by_transposed(model: onnx.ModelProto) -> set[str]:
         rounding = made[cast.input[0]]
         pair = (rounding, cast)
         if (
-            readers[cast.output[0]] == {"ConvTranspose"}
-            and readers[rounding.output[0]] == {"DequantizeLinear"}
+            {n.op_type for n in readers[cast.output[0]]} == {"ConvTranspose"}
+            and {n.op_type for n in readers[rounding.output[0]]} == {"DequantizeLinear"}
             and not any(numpy_helper.to_array(stored[n.input[2]]).any() for n in pair)
         ):
             found |= {n.output[0] for n in pair}
