@@ -84,7 +84,7 @@ def _keep_rounding(model: onnx.ModelProto) -> None:
     means (`emoji`: 31 dB from the simulation; with the PReLU, which is fused as well, 60 dB). A clip
     to the range of the rounding is taken out again by the plugin.
     """
-    made = {o: node for node in model.graph.node for o in node.output}
+    _, made, _ = neighbours(model)
 
     def maker(name: str, kind: str) -> onnx.NodeProto | None:
         node = made.get(name)

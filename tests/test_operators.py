@@ -82,6 +82,26 @@ CASES = {
 }
 
 
+def lowered(program, target, folder, precision="int8", **about):
+    """(a function from x to y, the file) of a program with one input x and one output y."""
+    names = Names(("x",), ("y",))
+    recipe = importlib.import_module(f"genedge.recipes.{target}")
+    files = recipe.export({"part": program}, folder, Options(precision, {"part": names}))["part"]
+    stored = tuple(artifacts.stored(f) for f in files)
+    component = artifacts.Component("part", names.inputs, names.outputs, stored, **about)
+    run = importlib.import_module(f"genedge.runtime.run_{target}").load(folder, component, 1)
+    return lambda x: run({"x": x.numpy()})["y"], files[0]
+
+
+def quantized(module, feeds):
+    """The int8 graph, calibrated on these inputs."""
+    graph = export_module(module, (feeds[0],)).module()
+    prepared = prepare_pt2e(graph, CommonQuantizer(portable=True))
+    for x in feeds:
+        prepared(x)
+    return convert_pt2e(prepared)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("case", CASES)
@@ -95,18 +115,9 @@ def test_an_operator_gives_what_float_gives(case, precision, target, tmp_path):
                 parameter.uniform_(0, 0.5)
     x = torch.randn(1, 4, 6, 6)
     wanted = module(x).detach().numpy()
-    program = export_module(module, (x,))
-    if precision == "int8":
-        prepared = prepare_pt2e(program.module(), CommonQuantizer(portable=True))
-        prepared(x)
-        program = export_module(convert_pt2e(prepared), (x,))
-    names = Names(("x",), ("y",))
-    recipe = importlib.import_module(f"genedge.recipes.{target}")
-    files = recipe.export({"part": program}, tmp_path, Options(precision, {"part": names}))["part"]
-    stored = tuple(artifacts.stored(f) for f in files)
-    about = artifacts.Component("part", names.inputs, names.outputs, stored)
-    run = importlib.import_module(f"genedge.runtime.run_{target}").load(tmp_path, about, 1)
-    drawn = run({"x": x.numpy()})["y"]
+    graph = module if precision == "fp32" else quantized(module, [x])
+    run, _ = lowered(export_module(graph, (x,)), target, tmp_path, precision)
+    drawn = run(x)
     assert drawn.shape == wanted.shape
     assert sqnr(drawn, wanted) >= {"fp32": 80, "int8": 28}[precision]
     assert abs(float(np.mean(drawn - wanted))) <= 0.05 * float(np.std(wanted))
@@ -119,19 +130,10 @@ def test_int8_gives_what_its_simulation_gives(target, tmp_path):
     inner = nn.Sequential(Residual(), Residual())
     module = Around(inner, 36).eval()
     feeds = [torch.randn(1, 4, 12, 12) for _ in range(8)]
-    prepared = prepare_pt2e(
-        export_module(module, (feeds[0],)).module(), CommonQuantizer(portable=True)
-    )
-    for x in feeds:
-        prepared(x)
-    graph = convert_pt2e(prepared)
+    graph = quantized(module, feeds)
     assert round_biases(graph) == 6
-    program, names = export_module(graph, (feeds[0],)), Names(("x",), ("y",))
-    recipe = importlib.import_module(f"genedge.recipes.{target}")
-    files = recipe.export({"part": program}, tmp_path, Options("int8", {"part": names}))["part"]
-    about = artifacts.Component("part", ("x",), ("y",), tuple(artifacts.stored(f) for f in files))
-    run = importlib.import_module(f"genedge.runtime.run_{target}").load(tmp_path, about, 1)
-    off = [np.abs(run({"x": x.numpy()})["y"] - graph(x).detach().numpy()) > 1e-4 for x in feeds]
+    run, _ = lowered(export_module(graph, (feeds[0],)), target, tmp_path)
+    off = [np.abs(run(x) - graph(x).detach().numpy()) > 1e-4 for x in feeds]
     assert np.mean(off) <= 0.02
 
 
@@ -146,15 +148,15 @@ def test_int8_weights_alone_meet_float_inputs(target, tmp_path):
     graph = prepare_pt2e(export_module(module, (x,)).module(), WeightQuantizer(False))
     graph(x)
     program = export_module(convert_pt2e(graph), (x,))
-    recipe = importlib.import_module(f"genedge.recipes.{target}")
-    files = recipe.export(
-        {"text": program}, tmp_path, Options("int8", {"text": Names(("x",), ("y",))})
-    )
-    stored = tuple(artifacts.stored(f) for f in files["text"])
-    component = artifacts.Component("text", ("x",), ("y",), stored, float_arithmetic=True)
-    loader = importlib.import_module(f"genedge.runtime.run_{target}")
-    drawn = loader.load(tmp_path, component, 1)({"x": x.numpy()})["y"]
-    assert sqnr(drawn, program.module()(x).detach().numpy()) > 100
+    run, _ = lowered(program, target, tmp_path, float_arithmetic=True)
+    assert sqnr(run(x), program.module()(x).detach().numpy()) > 100
+
+
+def exported_int8(module, x, target, folder):
+    """What inspect reads in the int8 file of a module, which must give what float gives."""
+    run, file = lowered(export_module(quantized(module, [x]), (x,)), target, folder)
+    assert sqnr(run(x), module(x).detach().numpy()) >= 28
+    return importlib.import_module(f"genedge.runtime.inspect_{target}").read(file, "part")
 
 
 class Scaled(nn.Module):
@@ -202,17 +204,3 @@ def test_a_constant_meets_an_activation_in_int8(target, tmp_path):
     module = Around(Scaled(), 36).eval()
     found = exported_int8(module, torch.randn(1, 4, 6, 6), target, tmp_path)
     assert not [o for o in found.operators if o.computes == "float"]
-
-
-def exported_int8(module, x, target, folder):
-    """What inspect reads in the int8 file of a module, which must give what float gives."""
-    prepared = prepare_pt2e(export_module(module, (x,)).module(), CommonQuantizer(portable=True))
-    prepared(x)
-    graph, names = convert_pt2e(prepared), Names(("x",), ("y",))
-    recipe = importlib.import_module(f"genedge.recipes.{target}")
-    options = Options("int8", {"part": names})
-    files = recipe.export({"part": export_module(graph, (x,))}, folder, options)["part"]
-    about = artifacts.Component("part", ("x",), ("y",), tuple(artifacts.stored(f) for f in files))
-    run = importlib.import_module(f"genedge.runtime.run_{target}").load(folder, about, 1)
-    assert sqnr(run({"x": x.numpy()})["y"], module(x).detach().numpy()) >= 28
-    return importlib.import_module(f"genedge.runtime.inspect_{target}").read(files[0], "part")

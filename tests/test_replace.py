@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from architectures import ModulatedConv
 from torch import nn
 
-from genedge.recipes import TARGETS
 from genedge.runtime.artifact import read_artifact
 from genedge.runtime.inspect import inspect
 from genedge.runtime.metrics import sqnr
@@ -126,7 +125,7 @@ def test_a_layer_times_a_number_has_scaled_weights():
     assert left.count(aten.sub.Tensor) == 2
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["executorch", "onnx"])  # OpenVINO fuses such products itself
 def test_scaled_residuals_are_int8(target, tmp_path):
     class Scaled(nn.Module):
         def __init__(self):

@@ -6,7 +6,7 @@ only moves numbers keeps their grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,21 +29,15 @@ from .observers import (
     PortableWeightObserver,
     clamp_bounds,
 )
-from .replace import FLOAT
+from .rewriting import FLOAT
 
 _aten = torch.ops.aten
-_WEIGHTED = {_aten.conv2d.default, _aten.linear.default}
 _TRANSPOSED = _aten.conv_transpose2d.input
+WEIGHTED = (_aten.conv2d.default, _aten.linear.default, _TRANSPOSED)
 _BINARY = {_aten.add.Tensor, _aten.mul.Tensor}
 ACTIVATIONS = {_aten.relu.default, _aten.hardtanh.default}
 # What counts as a layer where losses are told apart: the weighted ones first.
-LAYERS = (
-    _aten.conv2d.default,
-    _aten.linear.default,
-    _TRANSPOSED,
-    _aten.add.Tensor,
-    _aten.mul.Tensor,
-)
+LAYERS = (*WEIGHTED, _aten.add.Tensor, _aten.mul.Tensor)
 MOVES = {
     _aten.view.default,
     _aten.reshape.default,
@@ -85,7 +79,7 @@ def layer_name(node: Node) -> str:
     """
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     path = str(stack[-1][0]) if stack else ""
-    return path if node.target in LAYERS[:3] else f"{path}:{node.name}"
+    return path if node.target in WEIGHTED else f"{path}:{node.name}"
 
 
 class CommonQuantizer(Quantizer):  # type: ignore[misc]
@@ -136,9 +130,8 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
     def _of(self, source: Node) -> QuantizationSpec:
         """How a result is rounded: around zero where a transposed convolution reads negative numbers,
         which OpenVINO computes in float where zero is not the grid's own."""
-        if _never_negative(source) or not _read_by_transposed(source):
-            return self.activation
-        return self.symmetric
+        read = _reach(source, lambda n: n.target is _TRANSPOSED and _one_group(n), _COPIES)
+        return self.symmetric if read and not _never_negative(source) else self.activation
 
     def _join(self, node: Node) -> QuantizationAnnotation:
         """A concatenation: one grid for its parts and its result, since XNNPACK has no other, and
@@ -162,15 +155,15 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
         for node in model.graph.nodes:
             if node.op != "call_function":
                 continue
-            if _is_join(node) and all(_KEY in p.meta for p in node.args[0]) and _in_layers(node):
-                node.meta[_KEY] = self._join(node)
+            if _is_join(node) and all(_KEY in part.meta for part in node.args[0]):
+                if _reach(node, lambda n: n.target in LAYERS, _COPIES | {_aten.cat.default}):
+                    node.meta[_KEY] = self._join(node)
                 continue
             if self._kept(node):
                 continue
-            if node.target in _WEIGHTED:
-                inputs = {node.args[0]: self._input(node.args[0]), node.args[1]: self.weight}
-            elif node.target is _TRANSPOSED and _one_group(node):
-                inputs = {node.args[0]: self._input(node.args[0]), node.args[1]: self.transposed}
+            if node.target in WEIGHTED and (node.target is not _TRANSPOSED or _one_group(node)):
+                weight = self.transposed if node.target is _TRANSPOSED else self.weight
+                inputs = {node.args[0]: self._input(node.args[0]), node.args[1]: weight}
             elif node.target in _BINARY and all(_is_float(a) for a in node.args[:2]):
                 inputs = {a: self._input(a) for a in node.args[:2]}
             elif (source := _moved(node)) is not None and _KEY in source.meta:
@@ -211,10 +204,10 @@ def _never_negative(node: Node) -> bool:
     return node.target is _aten.relu.default
 
 
-def _read_by_transposed(node: Node) -> bool:
+def _reach(node: Node, asked: Callable[[Node], bool], through: Container[Any]) -> bool:
+    """Whether such a node reads the result, as it is or after operators of `through` alone."""
     return any(
-        (user.target is _TRANSPOSED and _one_group(user))
-        or (user.target in _COPIES and _read_by_transposed(user))
+        asked(user) or (user.target in through and _reach(user, asked, through))
         for user in node.users
     )
 
@@ -228,14 +221,6 @@ def _copied(node: Node) -> Node:
 
 def _is_join(node: Node) -> bool:
     return node.target is _aten.cat.default and len(set(node.args[0])) > 1  # type: ignore[arg-type]
-
-
-def _in_layers(node: Node) -> bool:
-    """Whether a layer reads it, moved or joined with more, before anything else computes."""
-    return any(
-        user.target in LAYERS or (user.target in _COPIES | {_aten.cat.default} and _in_layers(user))
-        for user in node.users
-    )
 
 
 def _moved(node: Node) -> Node | None:

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from .quantizer import WEIGHTED
 from .saturation import PAIR, largest_pair
 
 _aten = torch.ops.aten
 _TRANSPOSED = _aten.conv_transpose2d.input
-_LAYERS = (_aten.conv2d.default, _aten.linear.default, _TRANSPOSED)
 WIDEST = 4608  # weights of one output: wider ones would need gigabytes
 _PLACES = 256  # of each input picture whose columns are looked at
 _DAMPING = 0.01  # of the mean diagonal
@@ -125,7 +125,7 @@ def learn_rounding(
     found = {}
     for node in prepared.graph.nodes:
         if (
-            node.target in _LAYERS
+            node.target in WEIGHTED
             and (pair := _weight(prepared, node)) is not None
             and _plain(node)
         ):

@@ -18,14 +18,13 @@ from torch.fx import GraphModule, Node
 
 from .bias import tensor_of
 from .observers import clamp_bounds
-from .quantizer import ACTIVATIONS, LAYERS, MOVES, last_levels
+from .quantizer import ACTIVATIONS, MOVES, WEIGHTED, last_levels
 
 _aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 _PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
 _KEEPS = MOVES | {_aten.cat.default}
-_WEIGHTED = LAYERS[:3]
 PARTS = range(65, 129, 2)  # denominators tried: a grid moves by 0.4 % at most
 # Of the weights of a layer, where each output channel has a step of its own. The smaller q is, the
 # further are results from ties: with q of 10,000, OpenVINO still left the graph in one value of a
@@ -145,7 +144,7 @@ def _layer_of(rounding: Node) -> bool:
     source: Any = rounding.args[0]
     if source.target in ACTIVATIONS and not last_levels(source):
         source = source.args[0]
-    return source.target in _WEIGHTED and _steps(source) is not None
+    return source.target in WEIGHTED and _steps(source) is not None
 
 
 def _change(rounding: Node, new: float) -> None:
@@ -257,7 +256,7 @@ def untie_layers(quantized: GraphModule) -> int:
     """
     count = 0
     for node in quantized.graph.nodes:
-        found = _steps(node) if node.target in _WEIGHTED else None
+        found = _steps(node) if node.target in WEIGHTED else None
         result = _rounded(node, fixed=True)
         if found is None or result is None:
             continue

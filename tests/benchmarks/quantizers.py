@@ -308,7 +308,7 @@ def main(page: Path, models: list[str]) -> None:
         "Written by `make bench-quantize`, one run for each generator.",
         "",
         f"The same calibration prompts ({CALIBRATION} at most), all golden prompts, PSNR and SSIM to the float generator. Time: one thread, "
-        f"the median of ratios of neighbouring runs, each artifact loaded {LOADS} times; files of the same operators differ by 5 %.",
+        f"the median of ratios of neighbouring runs, each artifact loaded {LOADS} times; files of the same operators differ by up to 8 %.",
         f"CPU: {cpu_name()}, VNNI {'yes' if cpu_has_vnni() else 'no'}. genedge: the default profile, portable, "
         "whose weights have 7 bits where 8 could overflow; with --cpu vnni they have 8, as theirs do but for "
         "ORT's rows of 7 bits; no layer in float. signed: mean signed error in grey levels.",

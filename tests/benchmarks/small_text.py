@@ -35,7 +35,11 @@ def prompts_to_learn(batches: PromptBatches) -> Tensor:
 
 
 def thin(layer: nn.Linear, rank: int, at: Tensor | None = None) -> nn.Sequential:
-    """Two layers whose product is nearest to the weights; exact for the mean of the inputs `at`."""
+    """Two layers whose product is nearest to the weights, of this rank.
+
+    at: a scalar, where the inputs of every example sum up to it: the mean of the columns then goes
+    into the bias, and only what differs from it into the product.
+    """
     weight = layer.weight.detach()
     centre = weight.mean(1, keepdim=True) if at is not None else torch.zeros(len(weight), 1)
     u, s, v = torch.linalg.svd(weight - centre, full_matrices=False)
@@ -61,7 +65,6 @@ def smaller(whole: Chooser, width: int, names: int, codes: int) -> Chooser:
     made.words.weight = nn.Parameter(whole.words.weight[:, two].clone())
     made.hidden = thin(whole.hidden, names)
     made.write = thin(whole.write, codes, torch.tensor(MARGIN))  # the sum of what is chosen
-    made.write.in_features = whole.write.in_features
     return made
 
 
