@@ -6,13 +6,13 @@ import torch
 from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
-from genedge.toolkit.bias import tensor_of
 from genedge.toolkit.finish import FLAT, SIGNED, Compared, corrected, finish, with_ready_weights
 from genedge.toolkit.generator import Component
 from genedge.toolkit.programs import example_inputs
 from genedge.toolkit.quantize import quantize
 from genedge.toolkit.quantizer import CommonQuantizer
 from genedge.toolkit.replace import float_graph
+from genedge.toolkit.rewriting import tensor_of
 
 SPAN = (0.0, 1.0)
 WEIGHTS = torch.ops.quantized_decomposed.dequantize_per_channel.default

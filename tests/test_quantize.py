@@ -12,11 +12,12 @@ from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from genedge.toolkit import quantize as module
-from genedge.toolkit.bias import round_biases, tensor_of
+from genedge.toolkit.bias import round_biases
 from genedge.toolkit.observers import clamp_bounds
 from genedge.toolkit.quantize import quantize
 from genedge.toolkit.quantizer import MOVES, CommonQuantizer
 from genedge.toolkit.replace import float_graph
+from genedge.toolkit.rewriting import tensor_of
 from genedge.toolkit.ties import (
     PARTS,
     drop_clamps,

@@ -15,6 +15,8 @@ import torch.nn.functional as functional
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from .rewriting import hold, tensor_of
+
 _aten = torch.ops.aten
 _LAYERS = (_aten.conv2d.default, _aten.linear.default)
 _ROUNDING = (
@@ -39,14 +41,6 @@ def _last_bias(graph: GraphModule) -> Any:
     if not isinstance(bias, Node) or bias.op != "get_attr" or len(bias.users) != 1:
         return None
     return tensor_of(graph, bias)
-
-
-def tensor_of(graph: GraphModule, node: Node) -> Any:
-    """What a get_attr node reads."""
-    tensor: Any = graph
-    for part in str(node.target).split("."):
-        tensor = getattr(tensor, part)
-    return tensor
 
 
 def _shuffled(graph: GraphModule) -> int:
@@ -195,12 +189,9 @@ def round_biases(quantized: GraphModule) -> int:
             continue
         value = tensor_of(quantized, bias)
         if len(bias.users) > 1:  # a layer that is run twice has other steps each time
-            name, value = f"_bias_{node.name}", value.detach().clone()
-            quantized.register_buffer(name, value)
-            with quantized.graph.inserting_before(node):
-                own = quantized.graph.get_attr(name)
-            own.meta = dict(bias.meta)
-            node.update_arg(_BIAS, own)
+            bias = hold(quantized, f"_bias_{node.name}", value.detach(), node)
+            node.update_arg(_BIAS, bias)
+            value = tensor_of(quantized, bias)
         step = float(source.args[1]) * tensor_of(quantized, weight.args[1]).double()
         value.data = ((value / step).round() * step).to(value.dtype)
         count += 1

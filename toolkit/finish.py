@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-from .bias import correct_last_bias, push_flat_outwards, round_biases, tensor_of
+from .bias import correct_last_bias, push_flat_outwards, round_biases
 from .generator import Component
+from .rewriting import tensor_of
 from .ties import drop_clamps, untie, untie_layers, untie_slopes
 
 _WEIGHTS = torch.ops.quantized_decomposed.dequantize_per_channel.default

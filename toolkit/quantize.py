@@ -23,7 +23,6 @@ from torchao.quantization.pt2e import FixedQParamsObserver, HistogramObserver, M
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-from .bias import tensor_of
 from .equalize import equalize
 from .finish import Compared, corrected, finish
 from .generator import Component, Generator
@@ -31,6 +30,7 @@ from .observers import PortableWeightObserver, forget_clamped
 from .programs import example_inputs, export_module
 from .quantizer import GREY_LEVELS, MOVES, CommonQuantizer
 from .replace import float_graph
+from .rewriting import tensor_of
 from .rounding import learn_rounding
 from .weights import LARGEST
 

@@ -35,14 +35,19 @@ def static(node: Any) -> bool:
     return node.op == "call_function" and all(static(n) for n in node.all_input_nodes)
 
 
+def tensor_of(graph: GraphModule, node: Node) -> Any:
+    """What a get_attr node reads."""
+    tensor: Any = graph
+    for part in str(node.target).split("."):
+        tensor = getattr(tensor, part)
+    return tensor
+
+
 @torch.no_grad()
 def value(graph: GraphModule, node: Node) -> Tensor:
     """The tensor of a static node."""
     if node.op == "get_attr":
-        held: Any = graph
-        for part in str(node.target).split("."):
-            held = getattr(held, part)
-        return held.detach()  # type: ignore[no-any-return]
+        return tensor_of(graph, node).detach()  # type: ignore[no-any-return]
     load = torch.fx.map_arg(node.args, lambda n: value(graph, n))
     return node.target(*load, **node.kwargs)  # type: ignore[operator, no-any-return]
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
-from .bias import tensor_of
 from .observers import clamp_bounds
 from .quantizer import ACTIVATIONS, MOVES, WEIGHTED, last_levels
+from .rewriting import tensor_of
 
 _aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default

@@ -179,7 +179,7 @@ def latencies(folders: dict[str, Path], owner: dict[str, str], generator: Any) -
     """Time of each artifact ÷ that of ours on the same target, one thread: the median of ratios of
     neighbouring runs, each artifact loaded anew LOADS times in an order drawn by chance.
 
-    One load beside another differs by 5 % with the place of its buffers, and the machine's pace by
+    One load beside another differs by up to 8 % with the place of its buffers, and the machine's pace by
     more from one second to the next; both are the same for all, or gone in the median.
     """
     from genedge.runtime.errors import EnvironmentFailed
