@@ -125,6 +125,20 @@ def test_a_layer_times_a_number_has_scaled_weights():
     assert left.count(aten.sub.Tensor) == 2
 
 
+def test_a_layer_that_is_run_twice_is_stored_once():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return 0.5 * self.one(torch.relu(0.2 * self.one(x)))
+
+    graph = replace.float_graph(Twice().eval(), (torch.randn(1, 4, 5, 6),))
+    assert [n.target for n in graph.graph.nodes].count(aten.mul.Tensor) == 2
+    assert {n.target for n in graph.graph.nodes if n.op == "get_attr"} == {"one.weight", "one.bias"}
+
+
 @pytest.mark.parametrize("target", ["executorch", "onnx"])  # OpenVINO fuses such products itself
 def test_scaled_residuals_are_int8(target, tmp_path):
     class Scaled(nn.Module):

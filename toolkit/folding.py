@@ -43,7 +43,8 @@ def fold_scale(graph: GraphModule) -> int:
     """A layer's result times a number, or taken from something → the number goes into its weights.
 
     ONNX Runtime and XNNPACK compute such products in float, as ONNX Runtime does differences: islands
-    in int8, one in each block of networks that scale their residuals.
+    in int8, one in each block of networks that scale their residuals. A layer that is run twice
+    stays, for its weights would be stored twice.
     """
     count = 0
     for node in list(graph.graph.nodes):
@@ -59,7 +60,9 @@ def fold_scale(graph: GraphModule) -> int:
         if not isinstance(layer, Node) or layer.target not in WEIGHTED or len(layer.users) != 1:
             continue
         parameters = [p for p in layer.args[1:3] if p is not None]
-        if not all(isinstance(p, Node) and p.op == "get_attr" for p in parameters):
+        if not all(
+            isinstance(p, Node) and p.op == "get_attr" and len(p.users) == 1 for p in parameters
+        ):
             continue
         for i, parameter in enumerate(parameters, 1):
             scaled = value(graph, parameter) * factor  # type: ignore[arg-type]
