@@ -105,6 +105,7 @@ def test_a_bad_file_of_prompts_is_refused(artifact, tmp_path, data, message):
         (["train", "emoji", "--start", "emoji-teacher"], 2, "emoji-teacher is not pruned"),
         (["evaluate", "upscale"], 2, "upscale does not draw emoji"),
         (["evaluate", "--beside", "emoji"], 2, "name a folder with --sheets"),
+        (["evaluate", "--artifact", "no-folder", "--cache", "/dev/null/x"], 2, "no-folder"),
         (["adopt", "x.onnx"], 2, "name the float generator with --reference MODEL"),
         (["adopt", "x.onnx", "--reference", "emoji", "--rename", "a"], 2, "write THEIRS=OURS"),
         (["tune"], 2, "use --target openvino|onnx|executorch"),

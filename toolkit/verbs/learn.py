@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from genedge.runtime.artifact import read_artifact
 from genedge.runtime.errors import BadInput
 
 from .options import Debug, Model, Quiet, need_torch
@@ -100,6 +101,8 @@ def evaluate(
             if not quiet:
                 print(path)
         return
+    if artifact is not None:
+        read_artifact(artifact)  # before minutes of rendering
     from ..zoo.emoji.scores import scores_of
     from ..zoo.emoji.train import load_data
     from ..zoo.emoji.truth import lost_to_truth
