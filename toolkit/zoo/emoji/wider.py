@@ -1,14 +1,16 @@
-"""English beyond the captions: words and glosses of WordNet, each with the emoji that it suggests.
+"""English beyond the captions: words and glosses of WordNet, and words that people look emoji up by,
+each with the emoji that it suggests.
 
 Nobody has drawn a picture for "motorcar". MiniLM says which captions a word is near to, WordNet which
 words mean the same and what it is a kind of, and the emoji of those become its meanings, as if it
 were a keyword that fits them: so the text side learns MiniLM's sense of English at the size of a few
-megabytes less.
+megabytes less. What an emoji is looked up by, emojilib's list, needs no guess: it means that emoji.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import torch
 from genedge.toolkit.train import Report, fast
 
 from .captions import Captions, plain
-from .data import WORDNET, fetch
+from .data import WORDNET, fetch, searched_by
 
 ENTRY = ": "  # between the word and the gloss of a dictionary's entry
 NEAR, BESIDE, MOST = 0.4, 0.05, 4  # cosine to the best emoji; below it by; emoji at most
@@ -26,6 +28,7 @@ LONGEST_WORD, LONGEST_GLOSS = 30, 80
 # What WordNet adds to MiniLM's cosine: a word of the meaning is the emoji's name, or a tag of
 # SHARED emoji at most, or the name of what it is a kind of, and of what that is.
 NAME, TAG, KINDS, SHARED = 0.25, 0.12, (0.12, 0.06), 3
+SAID = 0.5  # what it adds that people look the emoji up so
 # WordNet's files of nouns (lexnames(5WN)) that can be drawn: animals, artifacts, body, food, objects,
 # people and plants. Of these rare words count too.
 DRAWABLE = {"05", "06", "08", "13", "17", "18", "20"}
@@ -96,14 +99,14 @@ def synsets(folder: Path) -> list[Synset]:
 
 
 class _Known:
-    """Places of emoji among those of the captions, by name and by tag."""
+    """Places of emoji among those of the captions, by name and by tag, those of `more` among them."""
 
-    def __init__(self, captions: Captions) -> None:
+    def __init__(self, captions: Captions, more: Mapping[int, tuple[str, ...]]) -> None:
         self.names: dict[str, set[int]] = {}
         self.tags: dict[str, set[int]] = {}
         for place, row in enumerate(int(r) for r in captions.rows):
             self.names.setdefault(captions.names[row], set()).add(place)
-            for tag in captions.tags[row]:
+            for tag in (*captions.tags[row], *more.get(row, ())):
                 self.tags.setdefault(tag, set()).add(place)
 
     def helped(self, synset: Synset) -> dict[int, float]:
@@ -125,11 +128,19 @@ class _Known:
 
 
 def asked_of(
-    found: list[Synset], captions: Captions, kept_out: frozenset[str]
+    found: list[Synset],
+    captions: Captions,
+    kept_out: frozenset[str],
+    more: Mapping[int, tuple[str, ...]] | None = None,
 ) -> dict[str, tuple[str, dict[int, float]]]:
-    """Prompt → what MiniLM is asked, and what WordNet adds (`_Known.helped`)."""
+    """Prompt → what MiniLM is asked, and what WordNet adds (`_Known.helped`), or people.
+
+    more: further words of each row, `looked_up`'s: each is a prompt, and an entry with all other words
+    of the emoji for its gloss.
+    """
+    more = more or {}
     captioned = set(captions.names.values()) | set(captions.vague) | set(captions.phrases)
-    known, asked = _Known(captions), dict[str, tuple[str, dict[int, float]]]()
+    known, asked = _Known(captions, more), dict[str, tuple[str, dict[int, float]]]()
 
     def ask(prompt: str, text: str, helped: dict[int, float]) -> None:
         if len(prompt) > 1 and prompt not in captioned and prompt not in kept_out:
@@ -147,14 +158,37 @@ def asked_of(
             ask(synset.gloss, f"{synset.words[0]}: {synset.gloss}", helped)
         for word in synset.words:
             ask(f"{word}{ENTRY}{synset.gloss}", f"{word}: {synset.gloss}", helped)
+    for place, row in enumerate(int(r) for r in captions.rows):
+        means = {place: SAID}
+        for word in more.get(row, ()):
+            ask(word, word, means)
+        words = dict.fromkeys((*captions.tags[row], *more.get(row, ())))
+        for word in words:
+            if others := " ".join(w for w in words if w != word):
+                ask(f"{word}{ENTRY}{others}", f"{word}: {others}", means)
     return asked
+
+
+def looked_up(
+    captions: Captions, said: Mapping[str, tuple[str, ...]], kept_out: frozenset[str]
+) -> dict[int, tuple[str, ...]]:
+    """Row → words that people look it up by and no caption of it has; `data.searched_by` says them.
+
+    Words of `kept_out` are left out.
+    """
+    found = {}
+    for row, symbol in captions.symbols.items():
+        words = dict.fromkeys(plain(w) for w in said.get(symbol, ()))
+        known = {*captions.tags[row], captions.names[row], ""} | kept_out
+        found[row] = tuple(w for w in words if w not in known)
+    return found
 
 
 def wider_words(
     captions: Captions, cache: Path, work: Path, kept_out: frozenset[str], report: Report
 ) -> dict[str, tuple[int, ...]]:
     """Word, gloss, or entry ("word: gloss") → rows of the emoji that it suggests to
-    MiniLM and to WordNet itself; only those that suggest one.
+    MiniLM, to WordNet itself and to people; only those that suggest one.
 
     kept_out: prompts that training must not see; their words may stand in an entry. Made once, then
     read from `work`. Raises MissingProgram, and what `fetch` raises.
@@ -167,12 +201,17 @@ def wider_words(
     report("wider", 0, 1, {})
     rows = [int(r) for r in captions.rows]
     names = [captions.names[r] for r in rows]
-    tagged = [f"{captions.names[r]}: {', '.join(captions.tags[r])}" for r in rows]
-    asked = asked_of(synsets(fetch(WORDNET, cache / "packages")), captions, kept_out)
+    more = looked_up(captions, searched_by(cache), kept_out)
+    tags = [captions.tags[r] for r in rows]
+    described = [
+        [f"{name}: {', '.join(words)}" for name, words in zip(names, some, strict=True)]
+        for some in (tags, [(*t, *more[r]) for t, r in zip(tags, rows, strict=True)])
+    ]
+    asked = asked_of(synsets(fetch(WORDNET, cache / "packages")), captions, kept_out, more)
     texts = list(dict.fromkeys(text for text, _ in asked.values()))
     place = {text: i for i, text in enumerate(texts)}
     with fast():
-        art = (teacher_embeddings(names).float() + teacher_embeddings(tagged).float()) / 2
+        art = torch.stack([teacher_embeddings(t).float() for t in (names, *described)]).mean(0)
         said = teacher_embeddings(texts).float()
     found: dict[str, tuple[int, ...]] = {}
     for prompt, (text, helped) in asked.items():
