@@ -76,6 +76,14 @@ def test_a_chooser_begins_with_what_a_text_side_hears(batches):
     assert torch.allclose(made.codes(), batches.codes, atol=1e-5)
 
 
+def test_other_codes_are_written_for_the_same_things(batches):
+    made = choose.chooser_of(TextSide(embedding=24, width=32, hidden=600, things=40), batches)
+    weights = made.hidden.weight.clone()
+    made.set_codes(-batches.codes)
+    assert torch.allclose(made.codes(), -batches.codes, atol=1e-5)
+    assert torch.equal(made.hidden.weight, weights)
+
+
 def test_the_phase_learns_names_and_decides_where_several_fit(batches, tmp_path, monkeypatch):
     def embeddings(texts):
         return nn.functional.normalize(

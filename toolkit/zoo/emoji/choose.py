@@ -70,8 +70,7 @@ def chooser_of(text: TextSide, batches: PromptBatches, seed: int = 0) -> Chooser
             new.bias[: len(units)] = old.bias[units]
     nn.init.normal_(made.hidden.weight, std=0.02)
     made.hidden.bias.fill_(sum(BAND) / 2)
-    made.write.weight.copy_(batches.codes[torch.from_numpy(rows)].flatten(1).T / MARGIN)
-    made.write.bias.zero_()
+    made.set_codes(batches.codes[torch.from_numpy(rows)])
     made.write.requires_grad_(False)
     return made
 

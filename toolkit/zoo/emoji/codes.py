@@ -19,7 +19,7 @@ from genedge.toolkit.train import Average, Report, adam, falling, fast, run_phas
 from .data import STYLES, Art
 from .judge import judge
 from .losses import picture_loss
-from .model import CODE_CHANNELS, FIRST_BLOCKS, Decoder, Stages
+from .model import BOUNDS, CODE_CHANNELS, FIRST_BLOCKS, Decoder, Stages
 
 STEPS, BATCH = 24_000, 32
 CODE_NOISE = 0.8  # largest, in units of the codes' standard deviation, which starts at 1
@@ -143,6 +143,7 @@ def fit_codes(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         size = noise * torch.rand((BATCH, 1, 1, 1), generator=generator)
         code = code + size * torch.randn(code.shape, generator=generator)
+        code = code.clamp(*BOUNDS["code"])  # what a text side can write
         with fast():
             raw = decoder.unclamped(code, style)
         loss = picture_loss(raw.float(), target)
@@ -155,8 +156,8 @@ def fit_codes(
 
     def averaged() -> tuple[Decoder, Tensor]:
         mean, tensors = copy.deepcopy(decoder).eval(), dict(average.tensors)
-        table = tensors.pop("codes")
-        mean.load_state_dict(tensors)
+        table = tensors.pop("codes").clamp(*BOUNDS["code"])
+        mean.load_state_dict({**mean.state_dict(), **tensors})  # clamps have no mean
         return mean, table
 
     def evaluate() -> dict[str, float]:

@@ -279,6 +279,12 @@ class Chooser(TextSide):
         flat = self._within("code", self.write(MARGIN * torch.eye(self.write.in_features)))
         return flat.view(-1, CODE_CHANNELS, CODE_SIZE, CODE_SIZE)
 
+    @torch.no_grad()
+    def set_codes(self, codes: Tensor) -> None:
+        """Writes these from now on; codes: float32 (things, 64, 4, 4), within BOUNDS["code"]."""
+        self.write.weight.copy_(codes.flatten(1).T / MARGIN)
+        self.write.bias.zero_()
+
     def likely(self, pooled: Tensor, meaning: Tensor) -> Tensor:
         """float32 (B, things), in nats: how likely each thing is meant, up to a constant.
 

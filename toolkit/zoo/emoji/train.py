@@ -54,6 +54,7 @@ from .wider import wider_words
 M = TypeVar("M", bound=nn.Module)
 PHASES = ["codes", "refine", "text", "joint", "sharpen"]
 REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
+TOGETHER = {"phase": "together", "steps": 16_600, "rates": (1e-3, 5e-3), "noise": 0.1}
 ART_STEPS, BOUNDED_STEPS, STUDENT_SHARPEN_STEPS = 9000, 15_000, 500  # of the student, on the art
 STUDENT_NOISE = 0.15  # half of CODE_NOISE, in the last two phases
 TEXT_UNITS = 728  # hidden units of its text side, until it decides with fewer
@@ -349,7 +350,13 @@ def train_student(
         noise=STUDENT_NOISE,
     )
     batches = words.batches(start.tokenizer, codes_of_names(text, words.captions, start.tokenizer))
-    text = on_grid(fit_choice(batches, text, work, report))  # the decoder is fitted to its codes
+    chooser = fit_choice(batches, text, work, report)
+    known = torch.from_numpy(words.captions.rows)
+    table = torch.zeros_like(batches.codes)
+    table[known] = chooser.codes()
+    decoder, table = fit_codes(art, work, report, start=(decoder, table), **TOGETHER)  # type: ignore[arg-type]
+    chooser.set_codes(table[known])
+    text = on_grid(chooser)
     _, sharp = fit(
         "art-sharpen",  # a name of its own: the teacher may have the same folder
         text=text,
@@ -360,7 +367,7 @@ def train_student(
         levels=LEVELS,
         noise=STUDENT_NOISE,
     )
-    note = {"pass": "train", "phases": ["art", "bounds", "choice", "sharpen", "int8"]}
+    note = {"pass": "train", "phases": ["art", "bounds", "choice", "together", "sharpen", "int8"]}
     generator = replace(
         start,
         name="emoji",
