@@ -201,7 +201,9 @@ def test_wordnet_speaks_for_an_emoji_that_a_word_means_or_is_a_kind_of(art):
 
 def test_what_people_look_an_emoji_up_by_is_read(tmp_path, monkeypatch, art):
     (tmp_path / "dist").mkdir()
-    (tmp_path / "dist" / "emoji-en-US.json").write_text('{"☺️": ["smiling_face"], "🐻": ["Grizzly"]}')
+    (tmp_path / "dist" / "emoji-en-US.json").write_text(
+        '{"☺️": ["smiling_face"], "🐻": ["Grizzly"]}'
+    )
     monkeypatch.setattr(data, "fetch", lambda package, cache: tmp_path)
     said = data.searched_by(tmp_path)
     assert said == {"☺": ("smiling face",), "🐻": ("Grizzly",)}  # no variation selector
