@@ -314,7 +314,8 @@ def train_student(
 ) -> Path:
     """A pruned `emoji-teacher` goes on with the art itself, within tight bounds, sharper, towards int8.
 
-    Both sides are bounded, and the text side loses hidden units and learns to decide. What its
+    Both sides are bounded, and the text side loses hidden units and learns to decide; then the codes
+    of its things learn with the decoder. What its
     teacher draws is all that distillation shows a student; the art is sharper. start: the pruned
     generator. Resumes from `work`; saves the result and its scores to `out`. Raises BadInput where
     there is no `start`, it is not pruned, or is a student already.
