@@ -9,7 +9,6 @@ import torch
 from tokenizers import Tokenizer, models
 
 from genedge.runtime.tokenizer import PromptTokenizer
-from genedge.toolkit.generator import Component
 from genedge.toolkit.zoo.emoji import data, wider
 from genedge.toolkit.zoo.emoji.captions import (
     CHINESE,
@@ -20,7 +19,6 @@ from genedge.toolkit.zoo.emoji.captions import (
 from genedge.toolkit.zoo.emoji.data import Art, Emoji
 from genedge.toolkit.zoo.emoji.model import MEANINGS, TextSide
 from genedge.toolkit.zoo.emoji.paraphrases import kept_out, paraphrases
-from genedge.toolkit.zoo.emoji.slim import slimmed
 from genedge.toolkit.zoo.emoji.text import PromptBatches
 from genedge.toolkit.zoo.emoji.transplant import transplanted
 
@@ -258,31 +256,3 @@ def test_fewer_hidden_units_keep_those_that_are_heard(art, tmp_path):
     meaning = torch.eye(MEANINGS)[3:4]
     with torch.no_grad():
         assert torch.allclose(carried(tokens, meaning), wide(tokens, meaning), atol=1e-4)
-
-
-def test_a_slimmed_text_side_loses_what_is_not_heard_and_what_is_always_said(art, tmp_path):
-    captions = captions_of(art)
-    train_tokenizer([captions], [], tmp_path / "tokenizer.json")
-    tokenizer = load_trained(tmp_path / "tokenizer.json")
-    torch.manual_seed(0)
-    wide = TextSide(hidden=96, things=64).eval()
-    with torch.no_grad():
-        wide.hidden.weight[:, 10:20] = 0  # nothing hears these
-        wide.words.weight[20:30] = 0  # and these always say 0.7
-        wide.words.bias[20:30] = 0.7
-        for layer in (wide.scale, wide.shift):
-            layer.weight[20:30] = 1
-    batches = PromptBatches(captions, tokenizer, torch.zeros(4, 64, 4, 4), 0)
-    before = Component("text", wide, ("tokens", "meaning"), ("code",))
-    made = slimmed(before, batches, 76)
-    ids = made.kept["hidden"]["in"]
-    assert ids == (*range(10), *range(30, 96)) == made.kept["words"]["out"]
-    assert made.module.words.out_features == 76
-    tokens = torch.from_numpy(tokenizer.encode("cat face")[0])
-    meaning = torch.eye(MEANINGS)[3:4]
-    with torch.no_grad():
-        assert torch.allclose(made.module(tokens, meaning), wide(tokens, meaning), atol=1e-4)
-    assert slimmed(made, batches, 76) is made
-    again = slimmed(made, batches, 70).kept
-    assert len(again["words"]["out"]) == 70
-    assert set(again["words"]["out"]) < set(ids)  # counted on the first one's units

@@ -1,5 +1,6 @@
 """`emoji-teacher` and `emoji` draw what English and Chinese prompts say, alike."""
 
+import copy
 import importlib
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from genedge.toolkit.zoo.emoji.data import Art, Emoji
 from genedge.toolkit.zoo.emoji.int8 import fit_int8, kept_loss, pairs_of
 from genedge.toolkit.zoo.emoji.model import BOUNDS, Chooser, Clamp, Decoder, TextSide
 from genedge.toolkit.zoo.emoji.robust import rounded, silenced, tightened
-from genedge.toolkit.zoo.emoji.train import bounded
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "toolkit" / "zoo" / "emoji"
@@ -82,20 +82,14 @@ def test_the_student_has_a_tenth_of_the_decoders_work_and_weights():
     assert found[0][1] > 10 * found[1][1]
 
 
-def test_bounding_a_text_side_changes_no_weight_but_the_token_tables():
-    text = TextSide()
-    for (name, a), b in zip(text.named_parameters(), bounded(text).parameters(), strict=True):
-        apart = (a - b).abs().max()
-        assert apart == 0 if name != "embedding.weight" else 0 < apart < a.abs().max() / 200
-
-
 def test_no_layer_of_a_bounded_text_side_leaves_its_bounds():
     torch.manual_seed(0)
     free = TextSide()
     with torch.no_grad():
         for parameter in free.parameters():
             parameter.mul_(3)
-    held = bounded(free)
+    held = copy.deepcopy(free)
+    held.bounded = True
     tokens, meaning = torch.randint(1, 4096, (2, 32)), torch.eye(16)[:2]
     assert free(tokens, meaning).abs().max() > 6
     assert held(tokens, meaning).abs().max() == BOUNDS["code"][1]
@@ -151,16 +145,14 @@ def test_a_rounded_decoder_has_few_levels_inside_and_is_itself_outside():
 
 
 def test_a_clamp_narrower_than_what_a_layer_gives_sets_its_levels():
-    torch.manual_seed(0)
-    text = TextSide(vocabulary=50, embedding=8, width=16, hidden=16, things=16)
-    torch.nn.init.constant_(text.write.bias, 1e3)
-    pooled, meaning = torch.randn(4, 16), torch.eye(16)[:4]
+    decoder, code = small_decoder(bounded=True), 9 * torch.randn(1, 64, 4, 4)
     with torch.no_grad():
-        for held in (False, True):
-            text.bounded = held
-            with rounded(text, 100):
-                steps = text.write(text.thing(pooled, meaning)) / (BOUNDS["code"][1] / 99)
-            assert ((steps - steps.round()).abs().max() < 0.02) == held
+        high = float(decoder.entry(code).max()) / 3
+        for clamp in (torch.inf, high):
+            decoder.clamps[0].high = clamp
+            with rounded(decoder, 100):
+                steps = decoder.clamps[0](decoder.entry(code)) / (high / 99)
+            assert ((steps - steps.round()).abs().max() < 0.02) == (clamp == high)
 
 
 def test_weights_on_dead_channels_become_0_and_change_no_picture():

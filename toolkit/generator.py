@@ -38,11 +38,13 @@ PICTURES_FILE = "pictures.npz"
 _SCHEMA = 3
 
 # Constructors by name: a saved generator names one of these, or package.module:function.
-# emoji-chooser is what `emoji` is made by; folders that were saved before it name "emoji".
+# emoji-chooser is what `emoji` is made by, emoji-teacher-chooser what `emoji-teacher` is; folders that
+# were saved before these name "emoji" and "emoji-teacher".
 CONSTRUCTORS = {
     "emoji": "genedge.toolkit.zoo.emoji:components",
     "emoji-chooser": "genedge.toolkit.zoo.emoji:choosing",
     "emoji-teacher": "genedge.toolkit.zoo.emoji.teacher:components",
+    "emoji-teacher-chooser": "genedge.toolkit.zoo.emoji.teacher:choosing",
     "upscale": "genedge.toolkit.zoo.upscale:components",
 }
 

@@ -15,7 +15,7 @@ from genedge.runtime.errors import BadInput
 from .options import Debug, Model, Quiet, need_torch
 
 EMOJI = ("emoji", "emoji-teacher")
-DRAWN = (*EMOJI, "emoji-chooser")  # constructors of what draws emoji
+DRAWN = (*EMOJI, "emoji-chooser", "emoji-teacher-chooser")  # constructors of what draws emoji
 
 
 def train(
@@ -26,7 +26,7 @@ def train(
     start: Annotated[
         str,
         typer.Option(
-            help="emoji-teacher: an earlier generator to widen; empty: from nothing. "
+            help="emoji-teacher: an earlier one to go on from; empty: from nothing. "
             "emoji: a pruned emoji-teacher, which it needs."
         ),
     ] = "",

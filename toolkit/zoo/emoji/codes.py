@@ -19,7 +19,7 @@ from genedge.toolkit.train import Average, Report, adam, falling, fast, run_phas
 from .data import STYLES, Art
 from .judge import judge
 from .losses import picture_loss
-from .model import BOUNDS, CODE_CHANNELS, FIRST_BLOCKS, Decoder, Stages
+from .model import BOUNDS, CODE_CHANNELS, FIRST_BLOCKS, Chooser, Decoder, Stages
 
 STEPS, BATCH = 24_000, 32
 CODE_NOISE = 0.8  # largest, in units of the codes' standard deviation, which starts at 1
@@ -76,6 +76,17 @@ def to_bytes(picture: Tensor) -> Tensor:
     )
 
 
+def table_of(text: Chooser, emoji: int, known: Tensor) -> Tensor:
+    """float32 (emoji, 64, 4, 4): the codes that a Chooser writes, by emoji.
+
+    known: int64 (things,), the emoji that each of its things is. Others have codes of 0.
+    """
+    codes = text.codes()
+    table = codes.new_zeros(emoji, *codes.shape[1:])
+    table[known] = codes
+    return table
+
+
 @torch.no_grad()
 def draw(decoder: Stages, codes: Tensor, style: Tensor) -> Tensor:
     """uint8 (N, 4, 64, 64) of codes (N, 64, 4, 4) and styles (N,), in pieces of 64."""
@@ -94,12 +105,31 @@ def judged_rows(art: Art, count: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {"train": np.sort(chosen), "held": np.flatnonzero(art.held_out & ~art.unseen)}
 
 
+def judge_codes(decoder: Stages, table: Tensor, art: Art, count: int = 500) -> dict[str, float]:
+    """Scores of what is drawn of codes, float32 (emoji, 64, 4, 4): as judge_prompts has of names."""
+    scores: dict[str, float] = {}
+    for name, rows in judged_rows(art, count).items():
+        code = table[torch.from_numpy(art.emoji_of[rows])]
+        drawn = draw(decoder, code, torch.from_numpy(art.style_of[rows]))
+        scores |= {f"{name}_{k}": v for k, v in judge(drawn, rows, art).items()}
+    return scores
+
+
 def batch_rows(step: int, rows: np.ndarray, batch: int, seed: int) -> np.ndarray:
     """The rows of one step: each epoch another permutation, so that a resumed run goes on alike."""
     per_epoch = len(rows) // batch
     epoch, i = divmod(step, per_epoch)
     order = np.random.default_rng((seed, epoch)).permutation(len(rows))
     return rows[order[i * batch : (i + 1) * batch]]
+
+
+def jittered(codes: Tensor, noise: float, seed: int) -> Tensor:
+    """Codes (B, 64, 4, 4) with noise of a standard deviation of their own each, at most `noise`, and
+    within what a text side can write."""
+    generator = torch.Generator().manual_seed(seed)
+    size = noise * torch.rand((len(codes), 1, 1, 1), generator=generator)
+    moved = codes + size * torch.randn(codes.shape, generator=generator)
+    return moved.clamp(*BOUNDS["code"])
 
 
 def fit_codes(
@@ -141,10 +171,7 @@ def fit_codes(
         target = target.to(memory_format=torch.channels_last)
         style = one_hot(torch.from_numpy(art.style_of[chosen]))
         code = codes.table[torch.from_numpy(art.emoji_of[chosen])]
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        size = noise * torch.rand((BATCH, 1, 1, 1), generator=generator)
-        code = code + size * torch.randn(code.shape, generator=generator)
-        code = code.clamp(*BOUNDS["code"])  # what a text side can write
+        code = jittered(code, noise, seed * 1_000_003 + step)
         with fast():
             raw = decoder.unclamped(code, style)
         loss = picture_loss(raw.float(), target)
@@ -161,20 +188,16 @@ def fit_codes(
         mean.load_state_dict({**mean.state_dict(), **tensors})  # clamps have no mean
         return mean, table
 
-    def evaluate() -> dict[str, float]:
-        net, table = averaged()
-        scores: dict[str, float] = {}
-        for name, chosen in judged_rows(art, 500).items():
-            drawn = draw(
-                net,
-                table[torch.from_numpy(art.emoji_of[chosen])],
-                torch.from_numpy(art.style_of[chosen]),
-            )
-            scores |= {f"{name}_{k}": v for k, v in judge(drawn, chosen, art).items()}
-        return scores
-
     state = {"decoder": decoder, "codes": codes, "optimizer": optimizer, "average": average}
-    run_phase(phase, work, steps, state, one_step, report, evaluate=evaluate)
+    run_phase(
+        phase,
+        work,
+        steps,
+        state,
+        one_step,
+        report,
+        evaluate=lambda: judge_codes(*averaged(), art),
+    )
     return averaged()
 
 

@@ -31,9 +31,9 @@ from genedge.toolkit.train import (
     set_rates,
 )
 
-from .codes import BATCH, batch_rows, one_hot, pictures_of
+from .codes import BATCH, batch_rows, one_hot, pictures_of, table_of
 from .data import Art
-from .model import CODE_CHANNELS, CODE_SIZE, STYLE_COUNT, Chooser
+from .model import STYLE_COUNT, Chooser
 
 STEPS, RATE = 6000, 3e-4
 INT8_WEIGHT, ART_SHARE = 6.0, 0.3
@@ -90,8 +90,7 @@ def fit_int8(
     pictures, where = pictures_of(art, rows), {int(r): i for i, r in enumerate(rows)}
     free = pairs_of(art, known)
     assert isinstance(text.module, Chooser)
-    codes = torch.zeros(len(art.emoji), CODE_CHANNELS, CODE_SIZE, CODE_SIZE)
-    codes[torch.from_numpy(known)] = text.module.codes()
+    codes = table_of(text.module, len(art.emoji), torch.from_numpy(known))
     rounding = twin.components[-1].module
 
     def mixed(values: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:

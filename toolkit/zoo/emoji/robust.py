@@ -1,4 +1,4 @@
-"""Sides that mind int8 less: they learn with rounded values, within bounds, without dead weights."""
+"""Decoders that mind int8 less: they learn with rounded values, within bounds, without dead weights."""
 
 from __future__ import annotations
 
@@ -11,26 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from .codes import one_hot
-from .model import BOUNDS, STYLE_COUNT, Clamp, Decoder, Modulated, Stages, TextSide
+from .model import STYLE_COUNT, Clamp, Decoder, Modulated, Stages
 
 D = TypeVar("D", bound=Stages)
 WEIGHT_STEPS = 63  # each way: what `portable` can always keep
-TEXT_STEPS = 32  # as the text side is stored
-# Largest standard deviation of what is added to codes, smaller than in the first phase, where codes
-# are exact.
-CODE_NOISE = 0.3
+CODE_NOISE = 0.3  # standard deviation, of codes that clamps are set by
 SHARE = 0.3  # of the pictures that no bound touches, at each place
 
 
 @contextmanager
-def rounded(side: nn.Module, levels: int) -> Iterator[None]:
-    """Inside, a side computes with rounded values, so that what learns so minds int8 less.
+def rounded(decoder: Stages, levels: int) -> Iterator[None]:
+    """Inside, a decoder computes with rounded values, so that what learns so minds int8 less.
 
     Layers, clamps and blocks, but not the layer that draws, give their outputs on `levels` levels of
-    the batch's range, or of their clamp's where that is narrower; weights lie on WEIGHT_STEPS or
-    TEXT_STEPS steps each way. Gradients pass as they are. 0 levels: no change.
+    the batch's range, or of their clamp's where that is narrower; weights lie on WEIGHT_STEPS steps
+    each way. Gradients pass as they are. 0 levels: no change.
     """
-    clamps = _clamps(side)
+    clamps = _clamps(decoder)
 
     def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
         with torch.no_grad():
@@ -41,14 +38,12 @@ def rounded(side: nn.Module, levels: int) -> Iterator[None]:
             error = (output / step).round() * step - output
         return output + error
 
-    layers = [m for m in side.modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and levels]
-    blocks = [m for m in side.modules() if isinstance(m, (Modulated, Clamp)) and levels]
-    last = side.exit if isinstance(side, Stages) else None
-    handles = [m.register_forward_hook(hook) for m in layers + blocks if m is not last]
+    layers = [m for m in decoder.modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and levels]
+    blocks = [m for m in decoder.modules() if isinstance(m, (Modulated, Clamp)) and levels]
+    handles = [m.register_forward_hook(hook) for m in layers + blocks if m is not decoder.exit]
     weights = {m: m._parameters.pop("weight") for m in layers}
-    steps = TEXT_STEPS if isinstance(side, TextSide) else WEIGHT_STEPS
     for layer, weight in weights.items():
-        layer.weight = _on_steps(weight, steps)  # type: ignore[arg-type, assignment]
+        layer.weight = _on_steps(weight, WEIGHT_STEPS)  # type: ignore[arg-type, assignment]
     try:
         yield
     finally:
@@ -59,13 +54,10 @@ def rounded(side: nn.Module, levels: int) -> Iterator[None]:
             layer.weight = weight  # type: ignore[assignment]
 
 
-def _clamps(side: nn.Module) -> dict[nn.Module, tuple[float, float]]:
-    """What the outputs of a bounded side's layers are clamped to next."""
-    if isinstance(side, TextSide) and side.bounded:
-        named = {"conv1": "conv1", "conv2": "conv2", "words": "words", "hidden": "things"}
-        return {getattr(side, k): BOUNDS[v] for k, v in {**named, "write": "code"}.items()}
+def _clamps(decoder: Stages) -> dict[nn.Module, tuple[float, float]]:
+    """What the outputs of a bounded decoder's layers are clamped to next."""
     held: dict[nn.Module, tuple[float, float]] = {}
-    for m in side.modules():
+    for m in decoder.modules():
         if isinstance(m, (Modulated, Decoder)) and m.clamps is not None:
             ends = [(c.low, c.high) for c in m.clamps if isinstance(c, Clamp)]
             if isinstance(m, Modulated):

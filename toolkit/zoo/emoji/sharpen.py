@@ -1,17 +1,39 @@
-"""A discriminator that sees the picture, its 4×-reduced copy, the code and the style."""
+"""A phase of both decoders: sharper, by a discriminator that sees the picture, its 4×-reduced copy,
+the code and the style. The codes stay."""
 
 from __future__ import annotations
 
+import copy
 import itertools
+from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .losses import with_white
-from .model import CODE_CHANNELS, CODE_SIZE, STYLE_COUNT
+from genedge.toolkit.train import (
+    Average,
+    Report,
+    Stateful,
+    adam,
+    falling,
+    fast,
+    run_phase,
+    set_rates,
+)
 
+from .codes import BATCH, batch_rows, jittered, judge_codes, one_hot, pictures_of
+from .data import Art
+from .losses import picture_loss, with_white
+from .model import CODE_CHANNELS, CODE_SIZE, STYLE_COUNT, Stages
+from .robust import rounded
+
+D = TypeVar("D", bound=Stages)
 WIDTHS = (32, 64, 96, 128)
+STEPS, RATE, NOISE = 500, 2e-4, 0.15
+ADVERSARIAL_WEIGHT, FEATURE_WEIGHT, R1_WEIGHT, R1_EVERY = 0.04, 0.05, 1.0, 8
 
 
 class Discriminator(nn.Module):
@@ -65,3 +87,89 @@ def feature_distance(fake: list[Tensor], real: list[Tensor]) -> Tensor:
     return torch.stack(
         [(f - r.detach()).abs().mean() for f, r in zip(fake, real, strict=True)]
     ).mean()
+
+
+def fit_sharp(
+    phase: str,
+    art: Art,
+    decoder: D,
+    codes: Tensor,
+    work: Path,
+    report: Report,
+    *,
+    steps: int = STEPS,
+    rate: float = RATE,
+    levels: int = 0,
+    noise: float = NOISE,
+    seed: int = 2,
+) -> D:
+    """Trains a copy of the decoder against a discriminator; returns its average. Resumes from `work`.
+
+    codes: float32 (emoji, 64, 4, 4), within BOUNDS["code"]. rate: Adam's; the discriminator has
+    4e-4. levels: see `rounded`; 0 for none. noise: see `jittered`.
+    """
+    torch.manual_seed(seed)
+    live = copy.deepcopy(decoder).train().requires_grad_(True)
+    live.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    critic, weights = Discriminator(), dict(live.named_parameters())
+    optimizer, average = adam((weights.values(), rate)), Average(weights)
+    judge_optimizer = torch.optim.Adam(critic.parameters(), lr=4e-4, betas=(0.5, 0.99))
+    rows = np.flatnonzero(art.train)
+    pictures, where = pictures_of(art, rows), {int(r): i for i, r in enumerate(rows)}
+
+    def one_step(step: int) -> dict[str, Tensor]:
+        chosen = batch_rows(step, rows, BATCH, seed)
+        target = pictures[[where[int(r)] for r in chosen]].float() / 255
+        target = target.to(memory_format=torch.channels_last)
+        style = one_hot(torch.from_numpy(art.style_of[chosen]))
+        code = codes[torch.from_numpy(art.emoji_of[chosen])]
+        with fast(), rounded(live, levels):
+            raw = live.unclamped(jittered(code, noise, seed * 1_000_003 + step), style).float()
+        fake = raw.clamp(0, 1)
+        with fast():
+            logit, felt = critic(fake, code, style)
+            with torch.no_grad():
+                _, wanted = critic(target, code, style)
+        picture, fooled = picture_loss(raw, target), logit.float().mean()
+        like = feature_distance([f.float() for f in felt], [w.float() for w in wanted])
+        set_rates(optimizer, falling(step, steps, flat=0.4))
+        optimizer.zero_grad()
+        (picture - ADVERSARIAL_WEIGHT * fooled + FEATURE_WEIGHT * like).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        average.update(weights)
+
+        judge_optimizer.zero_grad()
+        with fast():
+            real_logit, _ = critic(target, code, style)
+            fake_logit, _ = critic(fake.detach(), code, style)
+        loss = critic_loss(real_logit.float(), fake_logit.float())
+        told = {"picture": picture, "fooled": fooled, "features": like, "critic": loss}
+        if step % R1_EVERY == 0:
+            loss = loss + R1_WEIGHT / 2 * R1_EVERY * r1_penalty(critic, target, code, style)
+        loss.backward()  # type: ignore[no-untyped-call]
+        judge_optimizer.step()
+        return {k: v.detach() for k, v in told.items()}
+
+    def averaged() -> D:
+        mean = copy.deepcopy(live).eval()
+        mean.load_state_dict({**mean.state_dict(), **average.tensors})  # clamps have no mean
+        return mean
+
+    state: dict[str, Stateful] = {
+        "decoder": live,
+        "optimizer": optimizer,
+        "average": average,
+        "critic": critic,
+        "critic_optimizer": judge_optimizer,
+    }
+    run_phase(
+        phase,
+        work,
+        steps,
+        state,
+        one_step,
+        report,
+        evaluate=lambda: judge_codes(averaged(), codes, art),
+        evaluate_every=1000,
+    )
+    return averaged()

@@ -1,4 +1,8 @@
-"""`genedge train`: emoji-teacher from nothing or from an earlier one, emoji from a pruned one."""
+"""`genedge train`: emoji-teacher from nothing or from an earlier one, emoji from a pruned one.
+
+The text side learns from text alone, in the end to tell which thing is meant (`choose.py`); what is
+drawn of a thing is its code's and the decoder's doing, which learn together (`codes.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import copy
 import json
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,29 +41,26 @@ from .captions import (
     train_tokenizer,
 )
 from .choose import fit_choice
-from .codes import fit_codes, grown, widened
+from .codes import fit_codes, grown, table_of, widened
 from .int8 import fit_int8
 from .model import MEANINGS, TOKENS, VOCABULARY, Chooser, Decoder, TextSide
 from .paraphrases import kept_out
-from .pictures import JOINT_STEPS, SHARPEN_STEPS, fit_pictures
 from .robust import silenced, tightened
 from .scores import scores_of
-from .sharpen import Discriminator
-from .slim import slimmed
+from .sharpen import fit_sharp
 from .text import PromptBatches, codes_of_names, fit_text
 from .transplant import transplanted
 from .wider import wider_words
 
 M = TypeVar("M", bound=nn.Module)
-PHASES = ["codes", "refine", "text", "joint", "sharpen"]
+PHASES = ["codes", "refine", "text", "choice", "together", "sharpen"]
 REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
-TOGETHER = {"phase": "together", "steps": 16_600, "rates": (1e-3, 5e-3), "noise": 0.1}
-ART_STEPS, BOUNDED_STEPS, STUDENT_SHARPEN_STEPS = 9000, 15_000, 500  # of the student, on the art
-STUDENT_NOISE = 0.15  # half of CODE_NOISE, in the last two phases
-TEXT_UNITS = 728  # hidden units of its text side, until it decides with fewer
-LEVELS = 192  # that layers' outputs are rounded to in the last phase
+TOGETHER = {"phase": "together", "steps": 8000, "rates": (6e-4, 3e-3), "noise": 0.1}
+BOUNDED = {"phase": "bounds", "steps": 30_000, "rates": (1e-3, 5e-3), "noise": 0.1}  # the student
+LEVELS = 192  # that the student's layers' outputs are rounded to in its last phase but one
 ONWARD = 12_500  # steps of text, where a trained one is gone on from
 STORED_STEPS = 32  # of the largest weight of a row: a quarter less in a compressed history than 64
+TEACHER, STUDENT = "emoji-teacher-chooser", "emoji-chooser"  # their constructors
 CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
 
 
@@ -81,7 +81,7 @@ def signature() -> Signature:
 
 
 def assemble(
-    text: TextSide, decoder: Decoder, tokenizer: Path, art: data.Art, words: Words
+    text: Chooser, decoder: Decoder, tokenizer: Path, art: data.Art, words: Words
 ) -> Generator:
     """`emoji-teacher` of trained modules, with its calibration and golden prompts."""
     captions = words.captions
@@ -96,7 +96,7 @@ def assemble(
         tokenizer_json=tokenizer.read_text(),
         calibration=calibration_prompts(art, words),
         golden=golden_prompts(art, captions),
-        constructor="emoji-teacher",
+        constructor=TEACHER,
     )
 
 
@@ -205,23 +205,23 @@ def load_words(art: data.Art, cache: Path, work: Path, report: Report) -> Words:
     return Words(captions, (chinese,), {w: meanings_of(w, r, art) for w, r in wider.items()})
 
 
-def train_teacher(
+def text_of_teacher(
     art: data.Art,
     words: Words,
     tokenizer: Path,
     work: Path,
     report: Report,
     start: Generator | None,
-) -> tuple[TextSide, Decoder]:
-    """All phases of `emoji-teacher`: codes, refine, text, joint, sharpen.
+) -> tuple[Chooser, Decoder]:
+    """The first phases of `emoji-teacher`, until its text side decides: codes, refine, text, choice.
 
-    start: an earlier generator, of this vocabulary or another. Its decoder is widened, the codes of
-    its names are gone on from, and its text side is transplanted; without one, `codes` and `text`
-    begin with nothing.
+    start: an earlier generator of before that, of this vocabulary or another: its decoder is widened,
+    the codes of its names are gone on from, and its text side is transplanted. Without one, `codes`
+    and `text` begin with nothing.
     """
     if not tokenizer.exists():
         train_tokenizer((words.captions, *words.others), words.wider, tokenizer)
-    text: TextSide | None = None
+    onward: dict[str, Any] = {}
     if start is None:
         decoder, codes = fit_codes(art, work, report)
         decoder = grown(decoder)
@@ -233,36 +233,28 @@ def train_teacher(
         codes, decoder = codes_of_names(known, words.captions, start.tokenizer), widened(narrow)
         before = PromptBatches(words.captions, start.tokenizer, codes, seed=1)
         text = transplanted(known, before, load_trained(tokenizer))
+        onward = {"start": text, "steps": ONWARD, "rate": 8e-4}
     decoder, codes = fit_codes(art, work, report, start=(decoder, codes), **REFINE)  # type: ignore[arg-type]
     batches = words.batches(load_trained(tokenizer), codes)
-    text = (
-        fit_text(art, batches, decoder, work, report)
-        if text is None
-        else fit_text(art, batches, decoder, work, report, start=text, steps=ONWARD, rate=8e-4)
-    )
-    text, decoder = fit_pictures(
-        "joint",
-        art,
-        batches,
-        text,
-        decoder,
-        work,
-        report,
-        steps=JOINT_STEPS,
-        rates=(3e-4, 4e-4),
-    )
-    return fit_pictures(
-        "sharpen",
-        art,
-        batches,
-        text,
-        decoder,
-        work,
-        report,
-        steps=SHARPEN_STEPS,
-        rates=(1e-4, 2e-4),
-        critic=Discriminator(),
-    )
+    text = fit_text(art, batches, decoder, work, report, **onward)
+    return fit_choice(batches, text, work, report), decoder
+
+
+def with_codes(
+    art: data.Art, text: Chooser, decoder: Decoder, work: Path, report: Report, **phase: Any
+) -> tuple[Chooser, Decoder, Tensor]:
+    """Text side and decoder after the codes of all things and the decoder have learned together, and
+    the codes by emoji as the text side then writes them, on its int8 grid.
+
+    phase: what `fit_codes` takes.
+    """
+    known = torch.from_numpy(captions_of(art).rows)
+    start = decoder, table_of(text, len(art.emoji), known)
+    decoder, table = fit_codes(art, work, report, start=start, **phase)
+    text = copy.deepcopy(text)
+    text.set_codes(table[known])
+    text = on_grid(text).eval()
+    return text, decoder, table_of(text, len(art.emoji), known)
 
 
 def train(
@@ -273,35 +265,39 @@ def train(
     force: bool = False,
     start: Generator | None = None,
 ) -> Path:
-    """All phases, each resumed where it stopped; saves the teacher and its scores to `out`.
+    """All phases of `emoji-teacher`, each resumed where it stopped; saves it and its scores to `out`.
 
-    start: an earlier generator of emoji to go on from. Raises MissingProgram without npm, resvg_py
-    or MiniLM.
+    start: an earlier teacher to go on from. Where its text side decides, only the last two phases are
+    left. Raises BadInput where it is none, MissingProgram without npm, resvg_py or MiniLM.
     """
     began = time.monotonic()
+    if start is not None and not _large(start):
+        raise BadInput(f"{start.name} is no emoji-teacher; start from one, or from nothing")
     art = load_data(cache, report)
     work.mkdir(parents=True, exist_ok=True)
-    words = load_words(art, cache, work, report)
-    tokenizer = work / TOKENIZER_FILE
-    text, decoder = train_teacher(art, words, tokenizer, work, report, start)
-    made = assemble(coarse(text), coarse(decoder), tokenizer, art, words)
-    note: dict[str, Any] = {"pass": "train", "phases": [*PHASES, f"grid of {STORED_STEPS} steps"]}
+    if start is not None and isinstance(start.components[0].module, Chooser):
+        made, phases = start, PHASES[-2:]
+    else:
+        words, tokenizer = load_words(art, cache, work, report), work / TOKENIZER_FILE
+        text, decoder = text_of_teacher(art, words, tokenizer, work, report, start)
+        made, phases = assemble(text, decoder, tokenizer, art, words), PHASES
+    text, decoder = (c.module for c in made.components)  # type: ignore[assignment]
+    text, decoder, table = with_codes(art, text, decoder, work, report, **TOGETHER)
+    decoder = coarse(fit_sharp("sharpen", art, decoder, table, work, report))
+    note: dict[str, Any] = {"pass": "train", "phases": [*phases, f"grid of {STORED_STEPS} steps"]}
     if start is not None:
         note["from"] = start.hash()
-    generator = replace(made, history=(note,))
-    save(generator, out, force=force, half=True)
+    save(made.with_modules([text, decoder], note), out, force=force, half=True)
     scores = scores_of(load_saved(out), art, cache, report)
     row = {"minutes_of_last_run": round((time.monotonic() - began) / 60, 1), "scores": scores}
     (out / "scores.json").write_text(json.dumps(row, indent=1) + "\n")
     return out
 
 
-def bounded(text: TextSide) -> TextSide:
-    """A copy with clamped layers (see BOUNDS), its token table on its int8 grid; no other weight
-    changes. What int8 rounds then has the range that most prompts use."""
-    made = copy.deepcopy(text)
-    made.bounded, made.embedding = True, on_grid(made.embedding)
-    return made
+def _large(generator: Generator) -> bool:
+    """Is it a whole emoji-teacher, as `widened` takes?"""
+    image = generator.components[-1]
+    return isinstance(image.module, Decoder) and image.module.clamps is None and not image.kept
 
 
 def train_student(
@@ -314,72 +310,39 @@ def train_student(
 ) -> Path:
     """A pruned `emoji-teacher` goes on with the art itself, within tight bounds, sharper, towards int8.
 
-    Both sides are bounded, and the text side loses hidden units and learns to decide; then the codes
-    of its things learn with the decoder. What its
+    Its text side stays but for the codes of its things, which learn with the decoder. What its
     teacher draws is all that distillation shows a student; the art is sharper. start: the pruned
     generator. Resumes from `work`; saves the result and its scores to `out`. Raises BadInput where
     there is no `start`, it is not pruned, or is a student already.
     """
     if start is None:
         raise BadInput("emoji is trained on from a pruned emoji-teacher; name one by --start")
-    if not start.components[-1].kept:
+    side, image = start.components
+    if not image.kept:
         raise BadInput(f"{start.name} is not pruned; prune it first, as make student does")
-    side, decoder = start.components[0], start.components[1].module
-    if isinstance(side.module, Chooser):
-        raise BadInput(f"{start.name} is a finished student; start from a pruned emoji-teacher")
-    assert isinstance(side.module, TextSide)
-    assert isinstance(decoder, Decoder)
-    assert start.tokenizer is not None
+    if start.constructor != TEACHER:
+        raise BadInput(
+            f"{start.name} is a finished student, or of before the text side decided; start from a "
+            f"pruned emoji-teacher"
+        )
+    assert isinstance(side.module, Chooser)
+    assert isinstance(image.module, Decoder)
     art = load_data(cache, report)
     work.mkdir(parents=True, exist_ok=True)
-    words = load_words(art, cache, work, report)
-    codes = codes_of_names(bounded(side.module), words.captions, start.tokenizer)
-    batches = words.batches(start.tokenizer, codes)
-    side = slimmed(side, batches, TEXT_UNITS)
-    text: TextSide = bounded(side.module)  # type: ignore[arg-type]
-    fit = partial(fit_pictures, art=art, batches=batches, work=work, report=report)
-    text, decoder = fit("art", text=text, decoder=decoder, steps=ART_STEPS, rates=(3e-4, 8e-4))
-    codes = codes_of_names(text, words.captions, start.tokenizer)
-    codes = codes[torch.from_numpy(words.captions.rows)]
-    decoder = tightened(silenced(decoder, codes), codes)
-    text, decoder = fit(
-        "bounds",
-        text=text,
-        decoder=decoder,
-        steps=BOUNDED_STEPS,
-        rates=(5e-4, 8e-4),
-        noise=STUDENT_NOISE,
-    )
-    batches = words.batches(start.tokenizer, codes_of_names(text, words.captions, start.tokenizer))
-    chooser = fit_choice(batches, text, work, report)
-    known = torch.from_numpy(words.captions.rows)
-    table = torch.zeros_like(batches.codes)
-    table[known] = chooser.codes()
-    decoder, table = fit_codes(art, work, report, start=(decoder, table), **TOGETHER)  # type: ignore[arg-type]
-    chooser.set_codes(table[known])
-    text = on_grid(chooser)
-    _, sharp = fit(
-        "art-sharpen",  # a name of its own: the teacher may have the same folder
-        text=text,
-        decoder=decoder,
-        steps=STUDENT_SHARPEN_STEPS,
-        rates=(0.0, 2e-4),
-        critic=Discriminator(),
-        levels=LEVELS,
-        noise=STUDENT_NOISE,
-    )
-    note = {"pass": "train", "phases": ["art", "bounds", "choice", "together", "sharpen", "int8"]}
+    codes = side.module.codes()
+    decoder = tightened(silenced(image.module, codes), codes)
+    text, decoder, table = with_codes(art, side.module, decoder, work, report, **BOUNDED)
+    # A name of its own: the teacher may have the same folder.
+    sharp = fit_sharp("student-sharpen", art, decoder, table, work, report, levels=LEVELS)
+    note = {"pass": "train", "phases": ["bounds", "sharpen", "int8"]}
     generator = replace(
         start,
         name="emoji",
-        constructor="emoji-chooser",
-        components=(
-            replace(start.components[0], module=text.eval(), kept={}),
-            replace(start.components[1], module=sharp.eval()),
-        ),
+        constructor=STUDENT,
+        components=(replace(side, module=text), replace(image, module=sharp)),
         history=(*start.history, note),
     )
-    save(fit_int8(art, words.captions.rows, generator, work, report), out, force=force, half=True)
+    save(fit_int8(art, captions_of(art).rows, generator, work, report), out, force=force, half=True)
     scores = scores_of(load_saved(out), art, cache, report)
     (out / "scores.json").write_text(json.dumps({"scores": scores}, indent=1) + "\n")
     return out
