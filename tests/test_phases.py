@@ -11,7 +11,7 @@ from genedge.toolkit import generator
 from genedge.toolkit.generator import load_saved, resolve
 from genedge.toolkit.prune import prune
 from genedge.toolkit.weights import grid_steps
-from genedge.toolkit.zoo.emoji import codes, int8, sharpen, train
+from genedge.toolkit.zoo.emoji import choose, codes, int8, sharpen, text, train
 from genedge.toolkit.zoo.emoji.captions import captions_of
 from genedge.toolkit.zoo.emoji.codes import judge_codes, table_of
 from genedge.toolkit.zoo.emoji.data import Art, Emoji
@@ -105,6 +105,37 @@ def test_a_teacher_goes_on_with_codes_and_decoder_and_keeps_what_it_understands(
     assert made.history[-1]["phases"][:2] == ["together", "sharpen"]
     again = train.train(tmp_path / "work", tmp_path, out, silent, force=True, start=teacher)
     assert load_saved(again).hash() == made.hash()  # finished phases are read
+
+
+def whole():
+    return {"text": Chooser(things=THINGS), "image": Decoder()}
+
+
+def test_from_nothing_all_phases_make_a_teacher_that_decides(art, bundled, tmp_path, monkeypatch):
+    def embeddings(said):
+        return torch.stack([torch.randn(384, generator=seeded(len(t))) for t in said])
+
+    def seeded(seed):
+        return torch.Generator().manual_seed(seed)
+
+    for module in (choose, text):
+        monkeypatch.setattr(module, "teacher_embeddings", embeddings)
+    for phase in (codes.fit_codes, text.fit_text, choose.fit_choice):
+        monkeypatch.setattr(phase, "__kwdefaults__", phase.__kwdefaults__ | {"steps": 2})
+    for name in ("REFINE", "TOGETHER"):
+        monkeypatch.setattr(train, name, getattr(train, name) | {"steps": 2})
+    words = train.Words(captions_of(art), (), {"kitty": (1,) * 16})
+    monkeypatch.setattr(train, "load_words", lambda *a: words)
+    monkeypatch.setattr(text, "judge_prompts", lambda *a: {})
+    monkeypatch.setattr(train, "calibration_prompts", lambda *a: bundled.calibration)
+    monkeypatch.setattr(train, "golden_prompts", lambda *a: bundled.golden)
+    monkeypatch.setitem(generator.CONSTRUCTORS, train.TEACHER, f"{__name__}:whole")
+    made = load_saved(train.train(tmp_path / "work", tmp_path, tmp_path / "out", silent))
+    assert made.history[-1]["phases"][:-1] == train.PHASES
+    assert (made.name, made.constructor) == ("emoji-teacher", train.TEACHER)
+    logs = {p.stem for p in (tmp_path / "work").glob("*.jsonl")}
+    assert logs == set(train.PHASES)
+    assert np.isfinite(score(made, art))
 
 
 def test_a_pruned_teacher_becomes_a_bounded_student_on_int8_grids(art, teacher, tmp_path):
