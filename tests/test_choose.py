@@ -1,4 +1,4 @@
-"""The student's text side decides: one thing is drawn where several would fit."""
+"""The text side decides: one thing is drawn where several would fit."""
 
 import numpy as np
 import pytest

@@ -10,7 +10,7 @@ from tiny import tiny
 from genedge.runtime.errors import BadInput
 from genedge.toolkit.distill import distill
 from genedge.toolkit.drawings import drawn, psnr_to, stacked
-from genedge.toolkit.int8_twin import Int8Twin
+from genedge.toolkit.int8_twin import Int8Twin, Rounded
 from genedge.toolkit.losses import NEAR, int8_loss
 from genedge.toolkit.quantize import quantize, simulated
 from genedge.toolkit.weights import grid_steps
@@ -137,3 +137,21 @@ def test_folded_weights_are_refused(tmp_path):
     with pytest.raises(BadInput, match="loss int8 can not follow image"):
         distill(generator, generator, work=tmp_path, steps=1, losses={"int8": 1.0})
     assert not list(tmp_path.iterdir())  # another try with other losses is not refused
+
+
+def test_rounding_is_that_of_torch_and_so_are_its_gradients():
+    torch.manual_seed(0)
+    x, scale, zero = torch.randn(4, 3, 9, 9) * 3, torch.tensor([0.05]), torch.tensor([100])
+    weight, made = torch.randn(4, 3, 9, 9), []
+    for function in (
+        lambda v: torch.fake_quantize_per_tensor_affine(v, scale, zero.int(), 0, 255),
+        lambda v: Rounded.apply(v, 0.05, 100.0, 0, 255),
+    ):
+        value = x.clone().requires_grad_()
+        result = function(value)
+        (result * weight).sum().backward()
+        made.append((result.detach(), value.grad))
+    (theirs, slope), (ours, gradient) = made
+    assert ((ours - theirs).abs() > 1e-5).float().mean() < 1e-3  # ties
+    assert torch.equal(gradient, slope)
+    assert 0 < (gradient == 0).float().mean() < 1

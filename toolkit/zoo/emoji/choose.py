@@ -1,4 +1,4 @@
-"""A phase of the student's text side: it learns to decide for one of the things that it can name.
+"""A phase of the text side: it learns to decide for one of the things that it can name.
 
 Trained by squared error on codes, a text side that is not sure writes the mean of what might be
 meant, and the mean of a lion, a bear and a horse is drawn as a brown lump. A Chooser tells how likely

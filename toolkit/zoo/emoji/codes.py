@@ -1,4 +1,5 @@
-"""First phase: one code per emoji, learned together with the decoder that draws it.
+"""One code per emoji, learned together with the decoder that draws it: the teacher's first phases
+and the one after its text side decides, and the student's first.
 
 Generative latent optimisation (Bojanowski et al., arXiv 1707.05776): no encoder; the code of an
 emoji is a parameter, shared by all its styles, and gradients reach it through the decoder.
