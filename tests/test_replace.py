@@ -88,14 +88,16 @@ def test_a_modulated_convolution(kernel, demodulate):
     assert operators
 
 
-def test_a_clamp_becomes_a_hardtanh():
+def test_clamps_become_what_int8_fuses():
     class Ends(nn.Module):
         def forward(self, x):
-            return torch.clamp(x, -1, 1) + torch.clamp(x, min=0)
+            x = torch.clamp(x, -1, 1) + torch.clamp(x, min=0) + torch.clamp_min(x, 0)
+            return F.relu6(9 * x) - torch.clamp(x, max=0.5) - torch.clamp(x, min=0.5)
 
     found, operators = decibels(Ends(), torch.randn(2, 3, 4, 4))
     assert found >= 100
-    assert aten.hardtanh.default in operators
+    assert {aten.hardtanh.default, aten.relu.default, aten.clamp.default} < operators
+    assert not {aten.relu6.default, aten.clamp_min.default} & operators
 
 
 class Residuals(nn.Module):

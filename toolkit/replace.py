@@ -168,16 +168,24 @@ def replace_in_place(graph: GraphModule) -> int:
 
 
 def replace_clamp(graph: GraphModule) -> int:
-    """torch.clamp between two numbers: int8 fuses it, and knows its bounds, as a hardtanh."""
+    """relu6, and torch.clamp between two numbers: int8 fuses them, and knows their bounds, as a
+    hardtanh; a clamp to what is above 0 as a relu."""
     count = 0
     for node in list(graph.graph.nodes):
-        if node.target is not _aten.clamp.default:
+        if node.target is _aten.relu6.default:
+            low, high = 0.0, 6.0
+        elif node.target in (_aten.clamp.default, _aten.clamp_min.default):
+            low, high = argument(node, "min"), argument(node, "max")
+        else:
             continue
-        low, high = argument(node, "min"), argument(node, "max")
         if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high:
-            node.target, node.kwargs = _aten.hardtanh.default, {}
-            node.args = (node.args[0], float(low), float(high))
-            count += 1
+            node.target, node.args = _aten.hardtanh.default, (node.args[0], float(low), float(high))
+        elif low == 0 and high is None:
+            node.target, node.args = _aten.relu.default, node.args[:1]
+        else:
+            continue
+        node.kwargs = {}
+        count += 1
     return count
 
 
