@@ -55,7 +55,7 @@ from .wider import wider_words
 M = TypeVar("M", bound=nn.Module)
 PHASES = ["codes", "refine", "text", "choice", "together", "sharpen"]
 REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
-TOGETHER = {"phase": "together", "steps": 12_500, "rates": (6e-4, 3e-3), "noise": 0.1}
+TOGETHER = {"phase": "together", "steps": 11_500, "rates": (6e-4, 3e-3), "noise": 0.1}
 BOUNDED = {"phase": "bounds", "steps": 30_000, "rates": (1e-3, 5e-3), "noise": 0.1}  # the student
 LEVELS = 192  # that the student's layers' outputs are rounded to in its last phase but one
 ONWARD = 12_500  # steps of text, where a trained one is gone on from
