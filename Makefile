@@ -116,7 +116,7 @@ train: $(VENV)/train.stamp  ## emoji-teacher, into trained/; hours on two cores;
 
 student: $(VENV)/train.stamp $(VENV)/dev.stamp  ## emoji, into student/, from emoji-teacher and the art; some three hours on two cores; resumes
 	$(BIN)/python -m genedge.toolkit.zoo.emoji.prompts .cache > prompts.txt
-	nice $(BIN)/genedge prune emoji-teacher --components image --also image.entry --target-macs 94000000 --recover 2000 --batch 32 --rate 5e-4 --prompts prompts.txt --out pruned --force
+	nice $(BIN)/genedge prune emoji-teacher --components image --also image.entry --target-macs 95700000 --recover 2000 --batch 32 --rate 5e-4 --prompts prompts.txt --out pruned --force
 	nice $(BIN)/genedge train emoji --start pruned --out student --work .train-student --cache .cache --force
 
 evaluate: $(VENV)/train.stamp  ## scores of the bundled generators against the real art

@@ -59,7 +59,7 @@ TOGETHER = {"phase": "together", "steps": 11_500, "rates": (6e-4, 3e-3), "noise"
 BOUNDED = {"phase": "bounds", "steps": 30_000, "rates": (1e-3, 5e-3), "noise": 0.1}  # the student
 LEVELS = 192  # that the student's layers' outputs are rounded to in its last phase but one
 ONWARD = 12_500  # steps of text, where a trained one is gone on from
-STORED_STEPS = 64  # of the largest weight of a row: a tenth less in a compressed history than 127
+STORED_STEPS = 127  # of the largest weight of a row
 TEACHER, STUDENT = "emoji-teacher-chooser", "emoji-chooser"  # their constructors
 CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
 
