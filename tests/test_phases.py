@@ -11,7 +11,7 @@ from genedge.toolkit import generator
 from genedge.toolkit.generator import load_saved, resolve
 from genedge.toolkit.prune import prune
 from genedge.toolkit.weights import grid_steps
-from genedge.toolkit.zoo.emoji import choose, codes, int8, sharpen, text, train
+from genedge.toolkit.zoo.emoji import choose, codes, int8, text, train
 from genedge.toolkit.zoo.emoji.captions import captions_of
 from genedge.toolkit.zoo.emoji.codes import judge_codes, table_of
 from genedge.toolkit.zoo.emoji.data import Art, Emoji
@@ -47,7 +47,7 @@ def art(bundled, monkeypatch):
         pictures[i, top : top + 44, left : left + 44] = (*random.integers(0, 255, 3), 255)
     which = np.arange(count)
     made = Art(pictures, few, which // 7, which % 7, which == 8)
-    for module in (codes, int8, sharpen):
+    for module in (codes, int8):
         monkeypatch.setattr(module, "BATCH", 8)
     monkeypatch.setattr(int8, "PAIRS", 4)
     monkeypatch.setattr(

@@ -37,6 +37,7 @@ PICTURES_FILE = "pictures.npz"
 # int8 nor pictures.
 _SCHEMA = 3
 
+MODELS = ("emoji", "emoji-teacher", "upscale")  # what comes with genedge
 # Constructors by name: a saved generator names one of these, or package.module:function.
 # emoji-chooser is what `emoji` is made by, emoji-teacher-chooser what `emoji-teacher` is; folders that
 # were saved before these name "emoji" and "emoji-teacher".
@@ -368,7 +369,7 @@ def resolve(model: str, pipeline: Mapping[str, Any] | None = None) -> Generator:
     diffusers directory draws (steps, guidance, …: `genedge.toolkit.pipeline.load_pipeline`); None
     where only a generator of one pass will do. Raises BadInput where it is none of these.
     """
-    if model in CONSTRUCTORS:
+    if model in MODELS:
         module = importlib.import_module(CONSTRUCTORS[model].split(":")[0])
         folder_of = Path(str(module.__file__)).parent / "checkpoint"
         if not folder_of.is_dir():
@@ -401,6 +402,6 @@ def resolve(model: str, pipeline: Mapping[str, Any] | None = None) -> Generator:
     if Path(model).is_dir():
         return load_saved(Path(model))
     raise BadInput(
-        f"model {model!r} is unknown; use {', '.join(CONSTRUCTORS)}, a folder saved by genedge, "
+        f"model {model!r} is unknown; use {', '.join(MODELS)}, a folder saved by genedge, "
         f"a diffusers directory, or package.module:function"
     )

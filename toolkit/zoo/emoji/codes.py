@@ -8,6 +8,7 @@ emoji is a parameter, shared by all its styles, and gradients reach it through t
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,22 @@ def batch_rows(step: int, rows: np.ndarray, batch: int, seed: int) -> np.ndarray
     return rows[order[i * batch : (i + 1) * batch]]
 
 
+def batches_of(art: Art, seed: int) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+    """Training pairs by step: pictures float32 (BATCH, 4, 64, 64) in [0, 1], styles one-hot (BATCH, 7),
+    emoji int64 (BATCH,). Pictures are in the memory format of channels_last, as decoders learn."""
+    rows = np.flatnonzero(art.train)
+    pictures, where = pictures_of(art, rows), {int(r): i for i, r in enumerate(rows)}
+
+    def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = batch_rows(step, rows, BATCH, seed)
+        target = pictures[[where[int(r)] for r in chosen]].float() / 255
+        target = target.to(memory_format=torch.channels_last)
+        style = one_hot(torch.from_numpy(art.style_of[chosen]))
+        return target, style, torch.from_numpy(art.emoji_of[chosen])
+
+    return batch
+
+
 def jittered(codes: Tensor, noise: float, seed: int) -> Tensor:
     """Codes (B, 64, 4, 4) with noise of a standard deviation of their own each, at most `noise`, and
     within what a text side can write."""
@@ -163,16 +180,11 @@ def fit_codes(
         return {**dict(decoder.named_parameters()), "codes": codes.table}
 
     average = Average(live())
-    rows = np.flatnonzero(art.train)
-    pictures, where = pictures_of(art, rows), {int(r): i for i, r in enumerate(rows)}
+    batch = batches_of(art, seed)
 
     def one_step(step: int) -> dict[str, Tensor]:
-        chosen = batch_rows(step, rows, BATCH, seed)
-        target = pictures[[where[int(r)] for r in chosen]].float() / 255
-        target = target.to(memory_format=torch.channels_last)
-        style = one_hot(torch.from_numpy(art.style_of[chosen]))
-        code = codes.table[torch.from_numpy(art.emoji_of[chosen])]
-        code = jittered(code, noise, seed * 1_000_003 + step)
+        target, style, emoji = batch(step)
+        code = jittered(codes.table[emoji], noise, seed * 1_000_003 + step)
         with fast():
             raw = decoder.unclamped(code, style)
         loss = picture_loss(raw.float(), target)

@@ -8,7 +8,6 @@ import itertools
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from genedge.toolkit.train import (
     set_rates,
 )
 
-from .codes import BATCH, batch_rows, jittered, judge_codes, one_hot, pictures_of
+from .codes import batches_of, jittered, judge_codes
 from .data import Art
 from .losses import picture_loss, with_white
 from .model import CODE_CHANNELS, CODE_SIZE, STYLE_COUNT, Stages
@@ -114,15 +113,11 @@ def fit_sharp(
     critic, weights = Discriminator(), dict(live.named_parameters())
     optimizer, average = adam((weights.values(), rate)), Average(weights)
     judge_optimizer = torch.optim.Adam(critic.parameters(), lr=4e-4, betas=(0.5, 0.99))
-    rows = np.flatnonzero(art.train)
-    pictures, where = pictures_of(art, rows), {int(r): i for i, r in enumerate(rows)}
+    batch = batches_of(art, seed)
 
     def one_step(step: int) -> dict[str, Tensor]:
-        chosen = batch_rows(step, rows, BATCH, seed)
-        target = pictures[[where[int(r)] for r in chosen]].float() / 255
-        target = target.to(memory_format=torch.channels_last)
-        style = one_hot(torch.from_numpy(art.style_of[chosen]))
-        code = codes[torch.from_numpy(art.emoji_of[chosen])]
+        target, style, emoji = batch(step)
+        code = codes[emoji]
         with fast(), rounded(live, levels):
             raw = live.unclamped(jittered(code, noise, seed * 1_000_003 + step), style).float()
         fake = raw.clamp(0, 1)
