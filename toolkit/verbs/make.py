@@ -12,11 +12,11 @@ import typer
 from genedge.runtime.artifact import CPUS, PRECISIONS, TARGETS
 from genedge.runtime.errors import BadInput
 
-from .options import Debug, Model, Quiet, need_torch
+from .options import Debug, ExportModel, Quiet, need_torch
 
 
 def export(
-    model: Model = "emoji",
+    model: ExportModel = "emoji",
     target: Annotated[
         str, typer.Option(help=f"{', '.join(TARGETS)}, or all.", show_default=False)
     ] = "",

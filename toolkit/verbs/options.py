@@ -26,11 +26,11 @@ __all__ = [
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads to run on.")]
-Model = Annotated[
+_MODELS = "emoji, emoji-teacher, upscale, a folder saved by genedge, "
+Model = Annotated[str, typer.Argument(help=f"{_MODELS}or package.module:function.")]
+ExportModel = Annotated[
     str,
-    typer.Argument(
-        help="emoji, a folder saved by genedge, a diffusers directory, or package.module:function."
-    ),
+    typer.Argument(help=f"{_MODELS}a diffusers directory, or package.module:function."),
 ]
 
 
