@@ -173,6 +173,20 @@ def recover(directory: Path) -> None:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
+def check_out(directory: Path, force: bool = False) -> None:
+    """Raises BadInput where `writing` could not put a folder there."""
+    directory = directory.absolute()
+    recover(directory)
+    if directory.exists() and not force:
+        raise BadInput(f"{directory} exists already; use --force to replace it, or another --out")
+    if directory.exists() and not any((directory / n).is_file() for n in OWN_FILES):
+        raise BadInput(f"{directory} exists and was not written by genedge; choose another --out")
+    there = next(p for p in directory.parents if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "no right to write in it" if there.is_dir() else f"{there} is a file"
+        raise BadInput(f"{directory.parent} can not be written ({why}); choose another --out")
+
+
 @contextlib.contextmanager
 def writing(directory: Path, force: bool = False) -> Iterator[Path]:
     """Gives a folder to fill; on leaving, it becomes `directory` in one rename.
@@ -181,11 +195,7 @@ def writing(directory: Path, force: bool = False) -> Iterator[Path]:
     false, or its parent can not be written; EnvironmentFailed where the disk is full.
     """
     directory = directory.absolute()
-    recover(directory)
-    if directory.exists() and not force:
-        raise BadInput(f"{directory} exists already; use --force to replace it, or another --out")
-    if directory.exists() and not any((directory / n).is_file() for n in OWN_FILES):
-        raise BadInput(f"{directory} exists and was not written by genedge; choose another --out")
+    check_out(directory, force)
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)

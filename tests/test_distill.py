@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import kinds
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import Image, Text, tiny
+from tiny import Image, Text, other, tiny
 from torch import nn
 
 from genedge.runtime.errors import BadInput
@@ -20,7 +22,8 @@ from genedge.toolkit import losses
 from genedge.toolkit.distill import distill, student_of
 from genedge.toolkit.drawings import batch_of, psnr_to
 from genedge.toolkit.features import Projections, matched
-from genedge.toolkit.generator import resolve
+from genedge.toolkit.generator import Generator, resolve
+from genedge.toolkit.own import generator_of, image
 from genedge.toolkit.prune import prune
 from genedge.toolkit.verbs import shrink
 
@@ -32,6 +35,34 @@ def fresh() -> dict[str, nn.Module]:
 
 def wrong() -> dict[str, nn.Module]:
     return {"text": Text()}
+
+
+def broken() -> dict[str, nn.Module]:
+    raise ValueError("weights missing")
+
+
+def one_channel() -> dict[str, nn.Module]:
+    made = fresh()
+    made["image"].exit = nn.Conv2d(4, 1, 3, padding=1)
+    return made
+
+
+def narrow() -> dict[str, nn.Module]:
+    return fresh() | {"image": nn.Conv2d(5, 4, 1)}
+
+
+def blurred(count: int = 12) -> Generator:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
+    pictures = np.random.default_rng(count).integers(0, 255, (count, 12, 12, 3), np.uint8)
+    return generator_of(
+        net,
+        inputs={"small": image(3, 12, 12)},
+        output=(0, 1),
+        images={"small": pictures},
+        golden=4,
+        name="net-v1.5",
+    )
 
 
 def learned(tmp_path, student=None, teacher=None, **options):
@@ -132,12 +163,81 @@ def test_golden_prompts_are_never_learned_from(tmp_path, monkeypatch):
         ({"losses": dict.fromkeys(losses.WEIGHTS, 0.0)}, "nothing to learn"),
         ({"components": ["sound"]}, "component 'sound' is unknown"),
         ({"student": kinds.transposed()}, "takes other inputs"),
+        ({"rate": 0.0}, "a rate of 0 teaches nothing"),
+        ({"rate": float("nan")}, "a rate of nan teaches nothing"),
+        ({"rate": float("inf")}, "a rate of inf teaches nothing"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, message, tmp_path):
     student = options.pop("student", kinds.norms())
     with pytest.raises(BadInput, match=message):
-        distill(kinds.norms(), student, work=tmp_path, steps=1, **options)
+        distill(kinds.norms(), student, work=tmp_path, **{"steps": 1} | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rate": 1e30}, r"a rate of 1e\+30 teaches nothing"),
+        ({"prompts": ["red apple", ", flat style"]}, "prompt ', flat style': "),
+    ],
+)
+def test_what_would_fail_on_the_way_or_teach_nothing_is_refused(options, message, tmp_path):
+    with pytest.raises(BadInput, match=message):
+        distill(tiny(), other(), work=tmp_path, steps=4, batch=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"styles": ("soft", "flat")}, "draws styles"),
+        ({"layout": "rgba"}, "draws layout rgba, tiny rgba-premultiplied"),
+    ],
+)
+def test_a_student_that_means_something_else_is_refused(changed, message, tmp_path):
+    student = tiny()
+    student = replace(student, signature=replace(student.signature, **changed))
+    with pytest.raises(BadInput, match=message):
+        distill(tiny(), student, work=tmp_path, steps=1)
+    low = replace(tiny().signature.output, low=-1.0)
+    student = replace(tiny(), signature=replace(tiny().signature, output=low))
+    with pytest.raises(BadInput, match="draws values from and to"):
+        distill(tiny(), student, work=tmp_path, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("broken", "test_distill:broken raised ValueError: weights missing"),
+        ("one_channel", r"draws \[1, 1, 16, 16\], tiny \[1, 4, 16, 16\]"),
+        ("narrow", "can not be run on what tiny takes"),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_student_that_can_not_draw_it_is_refused_before_the_first_step(
+    function, message, batch, tmp_path
+):
+    with pytest.raises(BadInput, match=message):
+        distill(
+            tiny(),
+            student_of(f"test_distill:{function}", tiny()),
+            work=tmp_path,
+            steps=1,
+            batch=batch,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_student_of_pictures_takes_those_of_its_teacher(tmp_path):
+    teacher, student = blurred(24), blurred()
+    made = distill(teacher, student, work=tmp_path, steps=2, batch=4)
+    assert made.pictures == teacher.pictures
+    assert made.example().keys() == teacher.example().keys()
+    assert [c.name for c in made.components] == ["net-v1_5"]
+    with pytest.raises(BadInput, match=r"net-v1_5.2: kept as asked"):
+        prune(teacher, ratio=0.5, keep=["net-v1_5.2"])
+    dotted = replace(teacher.components[0], name="net-v1.5")
+    with pytest.raises(BadInput, match="holds no dot"):
+        replace(teacher, components=(dotted,))
 
 
 def test_a_constructor_without_a_component_is_refused():
@@ -149,6 +249,9 @@ def test_checkpoints_of_other_settings_are_not_gone_on_with(tmp_path):
     learned(tmp_path, steps=2)
     with pytest.raises(BadInput, match="a run with other settings"):
         learned(tmp_path, steps=3)
+    learned(tmp_path / "words", steps=2, prompts=["red apple"])
+    with pytest.raises(BadInput, match="a run with other settings"):
+        learned(tmp_path / "words", steps=2, prompts=["blue apple"])
 
 
 @given(st.integers(1, 3), st.integers(0, 2**31 - 1))
@@ -229,6 +332,40 @@ def test_the_verbs_prune_then_distill(tmp_path):
     assert json.loads(done.stdout)["steps"] == 5
     assert list((tmp_path / "log").iterdir())
     assert resolve(f"kinds:norms@{tmp_path / 'better'}").history[-1]["pass"] == "distill"
+
+
+def test_what_is_wrong_with_a_command_is_said_before_the_work(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("red apple, flat style\n, flat style\n")
+    tail = ("--ratio", "0.3", "--recover", "3", "--batch", "2")
+    for words, message in (
+        (("prune", "tiny:tiny", *tail, "--out", tmp_path / "mine", "--force"), "choose another"),
+        (("prune", "tiny:tiny", *tail, "--out", tmp_path / "file/a"), "can not be written"),
+        (("prune", "tiny:tiny", *tail, "--work", tmp_path / "file"), "is a file"),
+        (("prune", "tiny:tiny", *tail, "--loss", "luck=1"), "loss 'luck' is unknown"),
+        (("prune", "tiny:tiny", *tail, "--rate", "-1"), "a rate of -1"),
+        (("prune", "tiny:tiny", *tail, "--prompts", tmp_path / "file"), "prompt ', flat style':"),
+        (("distill", "tiny:tiny", "--student", "tiny:other", "--seed", 2**63), "--seed"),
+        (("distill", "tiny:tiny", "--student", "test_distill:broken"), "weights missing"),
+        (("distill", ":tiny", "--student", "tiny:other"), "can not be imported"),
+    ):
+        done = command(*words, *(() if "--out" in words else ("--out", tmp_path / "out")))
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert done.stdout == ""
+
+
+def test_a_long_prompt_says_once_what_is_not_learned(tmp_path):
+    (tmp_path / "prompts").write_text("red " * 30 + "\n")
+    done = command(
+        "distill", "tiny:tiny", "--student", "tiny:other", "--steps", "4", "--batch", "2",
+        "--prompts", tmp_path / "prompts", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("genedge: warning:") == 1
+    assert "(6 golden prompts)" in done.stdout
 
 
 def test_a_finished_run_removes_its_checkpoints_and_nothing_else(tmp_path):

@@ -1,5 +1,6 @@
 """`emoji-teacher` goes on, and `emoji` comes of a pruned one: all phases, a few steps of each."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -58,6 +59,7 @@ def art(bundled, monkeypatch):
         monkeypatch.setattr(train, name, getattr(train, name) | {"steps": 100})
     monkeypatch.setattr(train, "load_data", lambda cache, report: made)
     monkeypatch.setattr(train, "scores_of", lambda *a: {"r1": 0.5})
+    monkeypatch.setattr(train, "namer", lambda *a: None)
     monkeypatch.setitem(generator.CONSTRUCTORS, train.TEACHER, f"{__name__}:parts")
     monkeypatch.setitem(generator.CONSTRUCTORS, train.STUDENT, f"{__name__}:of_student")
     return made
@@ -105,6 +107,21 @@ def test_a_teacher_goes_on_with_codes_and_decoder_and_keeps_what_it_understands(
     assert made.history[-1]["phases"][:2] == ["together", "sharpen"]
     again = train.train(tmp_path / "work", tmp_path, out, silent, force=True, start=teacher)
     assert load_saved(again).hash() == made.hash()  # finished phases are read
+    with pytest.raises(BadInput, match="a run with other settings"):
+        train.train(tmp_path / "work", tmp_path, tmp_path / "more", silent, start=made)
+
+
+def test_a_run_that_ends_while_it_is_scored_can_be_run_again(art, teacher, tmp_path, monkeypatch):
+    def stopped(*row):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "scores_of", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(tmp_path / "work", tmp_path, tmp_path / "out", silent, start=teacher)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(train, "scores_of", lambda *a: {"r1": 0.5})
+    out = train.train(tmp_path / "work", tmp_path, tmp_path / "out", silent, start=teacher)
+    assert json.loads((out / "scores.json").read_text())["scores"] == {"r1": 0.5}
 
 
 def whole():

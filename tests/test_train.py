@@ -1,9 +1,12 @@
 """Training stops anywhere and goes on as if it had not; its data are split as they should."""
 
+import json
+
 import pytest
 import torch
 
-from genedge.toolkit.train import Average, falling, run_phase
+from genedge.runtime.errors import BadInput, EnvironmentFailed
+from genedge.toolkit.train import Average, falling, remember, run_phase
 from genedge.toolkit.zoo.emoji.captions import plain
 from genedge.toolkit.zoo.emoji.data import base_of
 from genedge.toolkit.zoo.emoji.losses import MARGIN, SLACK, picture_loss
@@ -40,6 +43,62 @@ def test_an_interrupted_run_ends_where_the_whole_one_does(tmp_path):
     resumed = trained(tmp_path / "b", 20)
     for name, value in whole.items():
         assert torch.equal(resumed[name], value)
+
+
+def test_a_run_stopped_while_it_is_judged_does_not_take_its_last_step_twice(tmp_path):
+    taken = []
+
+    def one_step(step):
+        taken.append(step)
+        return {}
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    def silent(*row):
+        pass
+
+    with pytest.raises(KeyboardInterrupt):
+        run_phase("phase", tmp_path, 10, {}, one_step, silent, log_every=5,
+                  evaluate=stopped, evaluate_every=5)  # fmt: skip
+    run_phase("phase", tmp_path, 10, {}, one_step, silent)
+    assert taken == [*range(10)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_training_that_diverges_is_stopped(tmp_path, value):
+    losses = [0.5, value, 0.1]
+    with pytest.raises(BadInput, match=r"loss is (nan|inf) at step 2: training has diverged"):
+        run_phase("phase", tmp_path, 3, {}, lambda step: {"loss": losses[step]}, lambda *a: None)
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_a_checkpoint_that_can_not_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 896 vs 790")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(EnvironmentFailed, match=r"phase.pt could not be written; is the disk full"):
+        trained(tmp_path, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["phase.jsonl"]
+
+
+def test_a_folder_of_checkpoints_belongs_to_one_run(tmp_path):
+    work = tmp_path / "work"
+    remember(work, {"steps": 3})
+    remember(work, {"steps": 4})  # nothing was trained yet
+    assert json.loads((work / "settings.json").read_text()) == {"steps": 4}
+    (work / "phase.pt").write_text("")
+    remember(work, {"steps": 4})
+    with pytest.raises(BadInput, match="a run with other settings"):
+        remember(work, {"steps": 5})
+    (work / "settings.json").unlink()  # of whom, nobody knows
+    with pytest.raises(BadInput, match="a run with other settings"):
+        remember(work, {"steps": 4})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="can not be a folder"):
+        remember(tmp_path / "file", {})
 
 
 def test_a_finished_phase_is_not_run_again(tmp_path):

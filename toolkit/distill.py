@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from genedge.runtime.errors import BadInput, MissingProgram
 
 from . import losses as measures
-from .drawings import Named, batch_of, check_batches, drawn, stacked
+from .drawings import Named, batch_of, check_batches, check_fits, drawn, prepared, stacked
 from .features import Projections, Taps, matched
-from .generator import Generator, modules_of, named, resolve
+from .generator import Generator, called, modules_of, named, resolve
 from .int8_twin import Int8Twin
 from .processes import Processes, launched
-from .train import Average, Report, falling, fast, run_phase, set_rates
+from .train import SETTINGS, Average, Report, falling, fast, remember, run_phase, set_rates
 
-FILES = ("distill.pt", "distill.jsonl", "settings.json")  # what a run keeps in its work folder
+FILES = ("distill.pt", "distill.jsonl", SETTINGS)  # what a run keeps in its work folder
 WARM = 0.1  # of the steps: Adam's first ones undo what a pruned student still knows
 
 
@@ -31,7 +31,7 @@ def student_of(model: str, teacher: Generator) -> Generator:
     """The student that MODEL names: as `resolve`, and package.module:function may also return
     untrained modules by the names of the teacher's components. Raises BadInput."""
     if ":" in model and "@" not in model:
-        made = named(model)()
+        made = called(named(model), model)
         if isinstance(made, Generator):
             return made if made.constructor else replace(made, constructor=model)
         modules = modules_of(made, model)
@@ -43,7 +43,9 @@ def student_of(model: str, teacher: Generator) -> Generator:
     return resolve(model)
 
 
-def _check(teacher: Generator, student: Generator, weights: Mapping[str, float]) -> None:
+def weights_of_losses(chosen: Mapping[str, float] | None) -> dict[str, float]:
+    """All losses with their weights, the chosen ones in place of losses.WEIGHTS. Raises BadInput."""
+    weights = measures.WEIGHTS | dict(chosen or {})
     for name in weights:
         if name not in measures.WEIGHTS:
             known = ", ".join(measures.WEIGHTS)
@@ -52,24 +54,30 @@ def _check(teacher: Generator, student: Generator, weights: Mapping[str, float])
             raise BadInput(f"the weight of loss {name} is {weights[name]:g}; use 0 or more")
     if not any(weights.values()):
         raise BadInput("every loss has the weight 0; there is nothing to learn from")
-    a, b = teacher.signature, student.signature
-    same = {k: (s.dtype, s.shape) for k, s in a.inputs.items()}
-    if same != {k: (s.dtype, s.shape) for k, s in b.inputs.items()}:
-        raise BadInput(f"{student.name} takes other inputs than {teacher.name}; they must agree")
-    if a.output.shape != b.output.shape:
+    return weights
+
+
+def checked_rate(rate: float) -> float:
+    """A learning rate that teaches something. Raises BadInput."""
+    if not 0 < rate < 1:
         raise BadInput(
-            f"{student.name} draws {list(b.output.shape)}, {teacher.name} {list(a.output.shape)}"
+            f"a rate of {rate:g} teaches nothing; use one above 0 and below 1, such as 0.001"
         )
+    return rate
 
 
-def _remember(work: Path, settings: Mapping[str, Any]) -> None:
-    """Refuses to go on with checkpoints of other settings."""
-    work.mkdir(parents=True, exist_ok=True)
-    path = work / FILES[2]
-    text = json.dumps(settings, sort_keys=True)
-    if path.exists() and path.read_text() != text:
-        raise BadInput(f"{work} holds a run with other settings; remove it, or name another --work")
-    path.write_text(text)
+def _check(teacher: Generator, student: Generator) -> None:
+    a, b = teacher.signature, student.signature
+    if a.inputs != b.inputs:
+        raise BadInput(f"{student.name} takes other inputs than {teacher.name}; they must agree")
+    for what, ours, theirs in (
+        ("", list(b.output.shape), list(a.output.shape)),
+        ("values from and to ", (b.output.low, b.output.high), (a.output.low, a.output.high)),
+        ("layout ", b.layout, a.layout),
+        ("styles ", list(b.styles), list(a.styles)),
+    ):
+        if ours != theirs:
+            raise BadInput(f"{student.name} draws {what}{ours}, {teacher.name} {theirs}")
 
 
 def _writer(folder: Path | None) -> Any:
@@ -107,26 +115,31 @@ def distill(
     on with where they are. Runs as it is under `accelerate launch`.
 
     The result has the exponential moving average of the weights. Raises BadInput where the two do
-    not fit, MissingProgram.
+    not fit, where a prompt can not be drawn, and where training diverges; MissingProgram.
     """
-    weights = measures.WEIGHTS | dict(losses or {})
-    _check(teacher, student, weights)
+    checked_rate(rate)
+    weights = weights_of_losses(losses)
+    _check(teacher, student)
     pool = tuple(dict.fromkeys((*teacher.calibration, *prompts)))
     pool = tuple(p for p in pool if p not in teacher.golden) or ("a picture",)
     names = [c.name for c in student.components]
     if unknown := [c for c in components if c not in names]:
         raise BadInput(f"component {unknown[0]!r} is unknown; known: {', '.join(names)}")
+    for prompt in pool:
+        prepared(teacher, prompt)
     processes = launched()
     if batch % processes.count:
         raise BadInput(f"a batch of {batch} can not be shared by {processes.count} processes")
+    feeds = batch_of(teacher, pool, seed, 0, 2)
+    check_fits(student, teacher, feeds[0])
     if batch // processes.count > 1:
-        feeds = batch_of(teacher, pool, seed, 0, 2)
         check_batches(teacher, feeds)
         check_batches(student, feeds)
     settings = {
         "teacher": teacher.hash(),
         "student": student.hash(),
         "prompts": len(pool),
+        "prompts_sha256": hashlib.sha256("\n".join(pool).encode()).hexdigest(),
         "steps": steps,
         "batch": batch,
         "rate": rate,
@@ -137,7 +150,7 @@ def distill(
     learned = copy.deepcopy(student)
     run = _Run(copy.deepcopy(teacher), learned, pool, weights, components, batch, seed, processes)
     if processes.index == 0:
-        _remember(work, settings)
+        remember(work, settings)
     writer = _writer(tensorboard) if processes.index == 0 else None
 
     def tell(what: str, done: int, total: int, row: Mapping[str, float]) -> None:
@@ -164,6 +177,10 @@ def distill(
     made = tuple(
         replace(c, module=m) for c, m in zip(student.components, run.averaged(), strict=True)
     )
+    if not all(p.isfinite().all() for c in made for p in c.module.parameters()):
+        raise BadInput(
+            "training has diverged: weights are not finite; use a lower rate, and another --work"
+        )
     return replace(
         student,
         components=made,
@@ -171,6 +188,7 @@ def distill(
         tokenizer_json=teacher.tokenizer_json,
         calibration=teacher.calibration,
         golden=teacher.golden,
+        pictures=teacher.pictures,
         history=(*student.history, note),
     )
 

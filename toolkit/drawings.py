@@ -10,10 +10,12 @@ from torch import Tensor
 
 from genedge.runtime.errors import BadInput
 from genedge.runtime.metrics import picture_psnr
+from genedge.runtime.run import Feed
 
 from .generator import Component, Generator, golden_seed
 
 Named = dict[str, Tensor]
+JUDGED = 64
 
 
 def batch_of(
@@ -43,6 +45,33 @@ def drawn(components: Sequence[Component], inputs: Named) -> Named:
     return named
 
 
+def prepared(generator: Generator, prompt: str) -> Feed:
+    """What the generator is fed for this prompt; BadInput names the prompt where it can not be."""
+    try:
+        return generator.prepare(prompt, 0)
+    except BadInput as problem:
+        shown = prompt if len(prompt) <= 60 else prompt[:59] + "…"
+        raise BadInput(f"prompt {shown!r}: {problem}") from None
+
+
+def check_fits(student: Generator, teacher: Generator, feed: Mapping[str, np.ndarray]) -> None:
+    """BadInput where the student can not be run on what its teacher takes, or draws another shape."""
+    inputs = stacked([feed], torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            picture = drawn(student.components, inputs)[teacher.signature.output_name]
+    except Exception as problem:  # the forward of any module may raise anything
+        line = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]
+        raise BadInput(
+            f"{student.name} can not be run on what {teacher.name} takes: {line}"
+        ) from problem
+    if picture.shape != teacher.signature.output.shape:
+        raise BadInput(
+            f"{student.name} draws {list(picture.shape)}, {teacher.name} "
+            f"{list(teacher.signature.output.shape)}"
+        )
+
+
 def check_batches(generator: Generator, feeds: Sequence[Mapping[str, np.ndarray]]) -> None:
     """BadInput where a component does not draw several pictures as it draws them one by one."""
     name = generator.signature.output_name
@@ -61,13 +90,25 @@ def check_batches(generator: Generator, feeds: Sequence[Mapping[str, np.ndarray]
         )
 
 
+def judged_prompts(teacher: Generator) -> tuple[Sequence[str], str]:
+    """Prompts that a student is judged by, 64 at most, and what they are called: the golden ones,
+    where there are any."""
+    if teacher.golden:
+        return teacher.golden[:JUDGED], "golden prompts"
+    return (teacher.calibration or ("a picture",))[:JUDGED], "prompts"
+
+
 def psnr_to(
-    teacher: Generator, student: Generator, prompts: Sequence[str] = (), count: int = 64
+    teacher: Generator, student: Generator, prompts: Sequence[str] = (), first: int | None = None
 ) -> float:
-    """Mean PSNR, in dB, of the student's pictures to the teacher's; golden prompts if none given."""
-    prompts = (prompts or teacher.golden or teacher.calibration or ("a picture",))[:count]
+    """Mean PSNR, in dB, of the student's pictures to the teacher's.
+
+    prompts: `judged_prompts` where none are given. first: the seed of the first of them, each
+    other's is one more; that of the golden pictures where None.
+    """
+    first = golden_seed(0) if first is None else first
     found = []
-    for i, prompt in enumerate(prompts):
-        feed = teacher.prepare(prompt, golden_seed(i))
+    for i, prompt in enumerate(prompts or judged_prompts(teacher)[0]):
+        feed = teacher.prepare(prompt, first + i)
         found.append(picture_psnr(student.pixels(feed), teacher.pixels(feed)))
     return float(np.mean(found))

@@ -22,6 +22,7 @@ from genedge.runtime.artifact import (
     TARGETS,
     Artifact,
     Golden,
+    check_out,
     file_json,
     read_artifact,
     stored,
@@ -207,8 +208,7 @@ def export(
     recipes = {t: _recipe(t) for t in targets}
     folders = {t: directory_of(out, generator.name, t, precision, cpu) for t in targets}
     for folder in folders.values():
-        if folder.exists() and not force:
-            raise BadInput(f"{folder} exists already; use --force to replace it, or another --out")
+        check_out(folder, force)
     _check_layers(generator, keep)
     if qat and (precision != "int8" or fallback or isinstance(generator, SampledGenerator)):
         raise BadInput(

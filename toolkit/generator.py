@@ -86,6 +86,12 @@ class Generator:
     history: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
     pictures: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises BadInput: layers are named component.layer."""
+        for component in self.components:
+            if "." in component.name:
+                raise BadInput(f"component {component.name!r}: a component's name holds no dot")
+
     def images_of(self, prompt: str) -> Mapping[str, np.ndarray]:
         """What the image inputs are fed for a prompt that the generator lists; {} for others."""
         return self.pictures.get(prompt, {})
@@ -151,10 +157,16 @@ def golden_seed(index: int) -> int:
     return 1000 + index
 
 
-def save(generator: Generator, directory: Path, force: bool = False, half: bool = False) -> None:
+def save(
+    generator: Generator,
+    directory: Path,
+    force: bool = False,
+    half: bool = False,
+    beside: Mapping[str, str] | None = None,
+) -> None:
     """Writes generator.json, <component>.safetensors and tokenizer.json, whole or not at all.
 
-    half: stores weights that lie on an int8 grid as int8, exactly, and others of two or more axes
+    beside: further files of text, by name. half: stores weights that lie on an int8 grid as int8, exactly, and others of two or more axes
     as float16. Raises what genedge.runtime.artifact.writing raises, and BadInput for a generator
     without a constructor's name.
     """
@@ -176,6 +188,8 @@ def save(generator: Generator, directory: Path, force: bool = False, half: bool 
             save_file(tensors, folder / f"{component.name}.safetensors")
             (folder / f"{component.name}.safetensors").chmod(0o644)  # the library writes 0600
         (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
+        for name, text in (beside or {}).items():
+            (folder / name).write_text(text)
         if generator.pictures:
             arrays = {
                 f"{which}:{n}": np.stack([generator.pictures[p][n] for p in prompts])
@@ -271,6 +285,11 @@ def named(text: str) -> Callable[..., Any]:
         return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
     except (ImportError, AttributeError) as problem:
         raise BadInput(f"{text}: no such function ({problem})") from None
+    except Exception as problem:  # importing runs the user's own module
+        line = (str(problem).strip().splitlines() or [""])[0][:200]
+        raise BadInput(
+            f"{text} can not be imported ({type(problem).__name__}: {line})"
+        ) from problem
 
 
 def modules_of(made: Any, name: str) -> dict[str, nn.Module]:
@@ -304,7 +323,7 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
                 f"{directory} was made by {name}; if you trust that function, name the model "
                 f"{name}@{directory}"
             )
-        modules = modules_of(named(CONSTRUCTORS.get(name, name))(), name)
+        modules = modules_of(called(named(CONSTRUCTORS.get(name, name)), name), name)
         components = tuple(
             Component(
                 c["name"],
@@ -350,7 +369,7 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
     )
 
 
-def _called(function: Callable[..., Any], name: str) -> Any:
+def called(function: Callable[..., Any], name: str) -> Any:
     """What the user's own function returns; whatever it raises becomes one line."""
     try:
         return function()
@@ -382,7 +401,7 @@ def resolve(model: str, pipeline: Mapping[str, Any] | None = None) -> Generator:
     if at and ":" in function:
         return load_saved(Path(folder), trusted=function)
     if ":" in model:
-        made = _called(named(model), model)
+        made = called(named(model), model)
         if isinstance(made, nn.Module):
             raise BadInput(
                 f"{model} returned a module without a description; return "

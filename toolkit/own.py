@@ -71,7 +71,8 @@ def generator_of(
 ) -> Generator:
     """A Generator of one module, put into evaluation mode.
 
-    inputs: in the order of forward's arguments. output: the values that become level 0 and level
+    name: of letters, digits, dots, dashes and underscores; the class's where empty; its component is
+    called so too, with underscores for dots. inputs: in the order of forward's arguments. output: the values that become level 0 and level
     255 of the picture, which is forward's one result, (1, C, H, W) with H and W at least 11.
     layout: one of LAYOUTS; from C where it is 1 or 3, needed where it is 4. images: for each image
     input, uint8 (N, H, W, C), or (N, H, W) where it is grey: the last `golden` of the N verify
@@ -116,7 +117,7 @@ def generator_of(
     signature_from_json(made.to_json(), name)
     return Generator(
         name=name,
-        components=(Component(name, module, tuple(specs), ("picture",)),),
+        components=(Component(name.replace(".", "_"), module, tuple(specs), ("picture",)),),
         signature=made,
         calibration=labels,
         golden=held,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -11,6 +12,9 @@ from typing import Any, Protocol
 
 import torch
 
+from genedge.runtime.errors import BadInput, EnvironmentFailed
+
+SETTINGS = "settings.json"
 Report = Callable[[str, int, int, Mapping[str, float]], None]
 
 
@@ -77,10 +81,43 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["base"] * factor
 
 
+def remember(work: Path, settings: Mapping[str, Any]) -> None:
+    """Writes down what the run in this folder is of. Raises BadInput where checkpoints of another
+    run lie there, and where the folder can not be made."""
+    make_folder(work)
+    path, text = work / SETTINGS, json.dumps(settings, sort_keys=True)
+    known = path.read_text() if path.is_file() else ""
+    if known == text:
+        return
+    if any(work.glob("*.pt")):
+        raise BadInput(f"{work} holds a run with other settings; remove it, or name another --work")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def make_folder(work: Path) -> None:
+    """Makes the folder of checkpoints. Raises BadInput where it can not be one."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise BadInput(f"{work} can not be a folder ({problem.strerror}); name another") from None
+
+
 def _save(path: Path, step: int, state: Mapping[str, Stateful]) -> None:
     partial = path.with_name(path.name + ".partial")
-    torch.save({"step": step, **{k: v.state_dict() for k, v in state.items()}}, partial)
-    partial.replace(path)
+    try:
+        torch.save({"step": step, **{k: v.state_dict() for k, v in state.items()}}, partial)
+        partial.replace(path)
+    except RuntimeError as problem:  # how torch says that it could not write
+        raise EnvironmentFailed(
+            f"{path} could not be written; is the disk full? Free some space and run it again"
+        ) from problem
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def run_phase(
@@ -103,9 +140,9 @@ def run_phase(
     interrupted. one_step returns scalars, whose means are reported and appended to
     `<name>.jsonl`. Checkpoints are read with weights_only=True. writes: False in all but one of
     several processes that take the same steps: these read the checkpoint, and neither write nor
-    report.
+    report. Raises BadInput where a scalar is not finite, and what `make_folder` raises.
     """
-    work.mkdir(parents=True, exist_ok=True)
+    make_folder(work)
     path, log = work / f"{name}.pt", work / f"{name}.jsonl"
     first = 0
     if path.exists():
@@ -117,13 +154,19 @@ def run_phase(
         return
     sums: dict[str, float] = {}
     count, last_save, began = 0, time.monotonic(), time.monotonic()
-    step = first
+    done = first
     try:
         for step in range(first, steps):
-            for key, value in one_step(step).items():
-                sums[key] = sums.get(key, 0.0) + float(value)
-            count += 1
+            row = {key: float(value) for key, value in one_step(step).items()}
             done = step + 1
+            for key, value in row.items():
+                if not math.isfinite(value):
+                    raise BadInput(
+                        f"{name}: {key} is {value} at step {done}: training has diverged; use a "
+                        f"lower rate, and begin anew in another folder of checkpoints"
+                    )
+                sums[key] = sums.get(key, 0.0) + value
+            count += 1
             if not writes:
                 continue
             if done % log_every == 0 or done == steps:
@@ -140,7 +183,7 @@ def run_phase(
                 last_save = time.monotonic()
     except KeyboardInterrupt:
         if writes:
-            _save(path, step, state)
+            _save(path, done, state)
         raise
     if writes:
         _save(path, steps, state)

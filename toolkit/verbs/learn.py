@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from genedge.runtime.artifact import read_artifact
+from genedge.runtime.artifact import check_out, read_artifact
 from genedge.runtime.errors import BadInput
 
-from .options import Debug, Model, Quiet, need_torch
+from .options import Debug, Model, Quiet, check_folder, need_torch
 
 EMOJI = ("emoji", "emoji-teacher")
 DRAWN = (*EMOJI, "emoji-chooser", "emoji-teacher-chooser")  # constructors of what draws emoji
@@ -43,8 +43,8 @@ def train(
     from ..zoo.emoji.train import train as train_teacher
     from ..zoo.emoji.train import train_student
 
-    if out.exists() and not force:
-        raise BadInput(f"{out} exists already; use --force to replace it, or another --out")
+    check_out(out, force)
+    check_folder(work)
     begin = resolve(start) if start else None
     if begin is not None and begin.constructor not in DRAWN:
         raise BadInput(f"{start} does not draw emoji; training goes on only from one that does")

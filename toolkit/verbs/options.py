@@ -18,6 +18,7 @@ __all__ = [
     "Quiet",
     "Threads",
     "artifact_path",
+    "check_folder",
     "check_writable",
     "need_torch",
     "write_text",
@@ -45,6 +46,14 @@ def check_writable(*paths: Path | None) -> None:
             raise BadInput(
                 f"{path} can not be written (no such folder, or no right to write in it)"
             )
+
+
+def check_folder(work: Path) -> None:
+    """Raises BadInput where `work` could not hold checkpoints: said before the work."""
+    there = next(p for p in (work.absolute(), *work.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "no right to write in it" if there.is_dir() else f"{there} is a file"
+        raise BadInput(f"{work} can not hold checkpoints ({why}); choose another --work")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from genedge.runtime.artifact import check_out
 from genedge.runtime.errors import BadInput, MissingProgram
+from genedge.runtime.noise import LARGEST_SEED
 
 from .draw import read_prompts
-from .options import Debug, Model, Quiet, need_torch
+from .options import Debug, Model, Quiet, check_folder, need_torch
 
 Out = Annotated[Path, typer.Option(help="Folder for the new generator.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace --out.")]
@@ -27,8 +30,10 @@ Loss = Annotated[
     ),
 ]
 PromptFile = Annotated[Path | None, typer.Option(help="More prompts, one on each line.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the drawings to learn from.")]
 Work = Annotated[Path | None, typer.Option(help="Checkpoints; resumed from. OUT.work if left out.")]
 Tensorboard = Annotated[Path | None, typer.Option(help="Folder for a TensorBoard log.")]
+JUDGING_SEED = 10_000  # of the drawings that recovery is judged by: no golden picture has it
 Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")]
 
 
@@ -37,6 +42,8 @@ def _words(text: str) -> list[str]:
 
 
 def _losses(words: list[str] | None) -> dict[str, float]:
+    from ..distill import weights_of_losses
+
     found = {}
     for word in words or []:
         name, _, weight = word.partition("=")
@@ -44,12 +51,27 @@ def _losses(words: list[str] | None) -> dict[str, float]:
             found[name] = float(weight)
         except ValueError:
             raise BadInput(f"--loss {word}: write NAME=WEIGHT, for example bands=0.5") from None
+    weights_of_losses(found)
     return found
 
 
-def _free(out: Path, force: bool) -> None:
-    if out.exists() and not force:
-        raise BadInput(f"{out} exists already; use --force to replace it, or another --out")
+def _work(out: Path, force: bool, work: Path | None) -> Path:
+    """The folder of checkpoints. Raises BadInput where it, or `out`, could not be written."""
+    check_out(out, force)
+    folder = work or out.with_name(out.name + ".work")
+    check_folder(folder)
+    return folder
+
+
+def _warn(teacher: Any, prompts: Sequence[str]) -> None:
+    """Says once what of the prompts is not drawn. Raises BadInput where one can not be drawn."""
+    from ..drawings import prepared
+
+    if prompts and not teacher.signature.takes_text:
+        raise BadInput(f"{teacher.name} takes no text; leave --prompts out")
+    for prompt in prompts:
+        for warning in prepared(teacher, prompt).warnings:
+            print(f"genedge: warning: {warning}", file=sys.stderr)
 
 
 def _learn(teacher: Any, student: Any, work: Path, quiet: bool, title: str, **options: Any) -> Any:
@@ -109,7 +131,7 @@ def prune(
     rate: Rate = 2e-4,
     loss: Loss = None,
     prompts: PromptFile = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawings to learn from.")] = 0,
+    seed: Seed = 0,
     work: Work = None,
     out: Out = Path("pruned"),
     force: Force = False,
@@ -120,14 +142,16 @@ def prune(
     """Remove whole channels from a generator, then let it learn from what it was."""
     need_torch()
     _need_pruning()
+    from ..distill import checked_rate
     from ..drawings import psnr_to
     from ..generator import resolve, save
     from ..progress import reporting
     from ..prune import prune as run
 
-    _free(out, force)
+    folder, rate = _work(out, force, work), checked_rate(rate)
     losses, more = _losses(loss), read_prompts(prompts) if prompts else []
     teacher = resolve(model)
+    _warn(teacher, more)
     with reporting(quiet) as progress:
         made = run(
             teacher,
@@ -143,14 +167,14 @@ def prune(
         )
     note = made.history[-1]
     found: dict[str, Any] = {**note, "psnr_pruned": psnr_to(teacher, made)}
-    folder = work or out.with_name(out.name + ".work")
     if recover:
         better = _learn(
             teacher, made, folder, quiet, "recover", prompts=more, steps=recover, batch=batch,
             rate=rate, losses=losses, components=_words(components), seed=seed,
         )  # fmt: skip
         judged = teacher.calibration[:32]  # not the golden prompts, which must stay unseen
-        found["recovery_kept"] = psnr_to(teacher, better, judged) > psnr_to(teacher, made, judged)
+        after, before = (psnr_to(teacher, g, judged, JUDGING_SEED) for g in (better, made))
+        found["recovery_kept"] = after > before
         made = better if found["recovery_kept"] else made
         found["psnr_recovered"] = psnr_to(teacher, made)
     if not _main_process():
@@ -166,13 +190,13 @@ def prune(
         for name, reason in note["left_alone"].items():
             print(f"{name}: left alone: {reason}")
         (macs, macs_now), (size, size_now) = note["multiply_adds"], note["int8_bytes"]
-        after = f", {found['psnr_recovered']:.1f} dB after recovery" if recover else ""
+        said = f", {found['psnr_recovered']:.1f} dB after recovery" if recover else ""
         if recover and not found["recovery_kept"]:
-            after = "; recovery made it worse and was left out: try more steps or a lower --rate"
+            said = "; recovery made it worse and was left out: try more steps or a lower --rate"
         print(
             f"{out}  ratio {note['ratio']:.2f}  {macs / 1e6:.1f} → {macs_now / 1e6:.1f} M multiply-adds"
             f"  {size / 1e6:.2f} → {size_now / 1e6:.2f} MB as int8  PSNR to {teacher.name} "
-            f"{found['psnr_pruned']:.1f} dB{after}"
+            f"{found['psnr_pruned']:.1f} dB{said}"
         )
 
 
@@ -194,7 +218,7 @@ def distill(
     loss: Loss = None,
     components: Components = "",
     prompts: PromptFile = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawings to learn from.")] = 0,
+    seed: Seed = 0,
     work: Work = None,
     tensorboard: Tensorboard = None,
     out: Out = Path("distilled"),
@@ -207,15 +231,15 @@ def distill(
     if not student:
         raise BadInput("name the student with --student")
     need_torch()
-    from ..distill import student_of
-    from ..drawings import psnr_to
+    from ..distill import checked_rate, student_of
+    from ..drawings import judged_prompts, psnr_to
     from ..generator import resolve, save
 
-    _free(out, force)
+    folder, rate = _work(out, force, work), checked_rate(rate)
     losses, more = _losses(loss), read_prompts(prompts) if prompts else []
     master = resolve(teacher)
     pupil = student_of(student, master)
-    folder = work or out.with_name(out.name + ".work")
+    _warn(master, more)
     made = _learn(
         master, pupil, folder, quiet, "distill", prompts=more, steps=steps, batch=batch, rate=rate,
         losses=losses, components=_words(components), seed=seed, tensorboard=tensorboard,
@@ -229,7 +253,8 @@ def distill(
     if json_out:
         print(json.dumps({"out": str(out), "psnr": found, **made.history[-1]}, indent=1))
     elif not quiet:
+        judged, called = judged_prompts(master)
         print(
             f"{out}  PSNR to {master.name} {found['before']:.1f} → {found['after']:.1f} dB "
-            f"({len(master.golden)} golden prompts)"
+            f"({len(judged)} {called})"
         )

@@ -229,7 +229,9 @@ def train_tokenizer(languages: Iterable[Captions], wider: Iterable[str], path: P
         lines += [" " + word for word in captions.vague for _ in range(2)]
         lines += [" " + opening.strip() for opening in captions.grammar.openings for _ in range(9)]
     tokenizer.train_from_iterator(lines, trainer)
-    tokenizer.save(str(path), pretty=False)
+    partial = path.with_name(path.name + ".partial")
+    tokenizer.save(str(partial), pretty=False)
+    partial.replace(path)
 
 
 def load_trained(path: Path) -> PromptTokenizer:

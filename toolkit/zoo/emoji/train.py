@@ -28,7 +28,7 @@ from genedge.toolkit.generator import (
     save,
 )
 from genedge.toolkit.quantize import on_grid
-from genedge.toolkit.train import Report
+from genedge.toolkit.train import Report, remember
 
 from . import data
 from .captions import (
@@ -46,7 +46,7 @@ from .int8 import fit_int8
 from .model import MEANINGS, TOKENS, VOCABULARY, Chooser, Decoder, TextSide
 from .paraphrases import kept_out
 from .robust import silenced, tightened
-from .scores import scores_of
+from .scores import namer, scores_of
 from .sharpen import fit_sharp
 from .text import PromptBatches, codes_of_names, fit_text
 from .transplant import transplanted
@@ -56,9 +56,10 @@ M = TypeVar("M", bound=nn.Module)
 PHASES = ["codes", "refine", "text", "choice", "together", "sharpen"]
 REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
 TOGETHER = {"phase": "together", "steps": 11_500, "rates": (6e-4, 3e-3), "noise": 0.1}
-BOUNDED = {"phase": "bounds", "steps": 30_000, "rates": (1e-3, 5e-3), "noise": 0.1}  # the student
+BOUNDED = {"phase": "bounds", "steps": 24_000, "rates": (1e-3, 5e-3), "noise": 0.1}  # the student
 LEVELS = 192  # that the student's layers' outputs are rounded to in its last phase but one
 ONWARD = 12_500  # steps of text, where a trained one is gone on from
+SCORES_FILE = "scores.json"
 STORED_STEPS = 127  # of the largest weight of a row
 TEACHER, STUDENT = "emoji-teacher-chooser", "emoji-chooser"  # their constructors
 CALIBRATION_PROMPTS, GOLDEN = 256, {"pairs": 48, "emoji": 6, "vague": 10}
@@ -268,13 +269,15 @@ def train(
     """All phases of `emoji-teacher`, each resumed where it stopped; saves it and its scores to `out`.
 
     start: an earlier teacher to go on from. Where its text side decides, only the last two phases are
-    left. Raises BadInput where it is none, MissingProgram without npm, resvg_py or MiniLM.
+    left. Raises BadInput where it is none, or where `work` holds another run; MissingProgram without
+    npm, resvg_py, MiniLM, or the network that judges.
     """
     began = time.monotonic()
     if start is not None and not _large(start):
         raise BadInput(f"{start.name} is no emoji-teacher; start from one, or from nothing")
+    remember(work, _settings("emoji-teacher", start, refine=REFINE, together=TOGETHER))
     art = load_data(cache, report)
-    work.mkdir(parents=True, exist_ok=True)
+    namer(art, cache, report)  # what scores take in the end is found missing now
     if start is not None and isinstance(start.components[0].module, Chooser):
         made, phases = start, PHASES[-2:]
     else:
@@ -287,10 +290,31 @@ def train(
     note: dict[str, Any] = {"pass": "train", "phases": [*phases, f"grid of {STORED_STEPS} steps"]}
     if start is not None:
         note["from"] = start.hash()
-    save(made.with_modules([text, decoder], note), out, force=force, half=True)
-    scores = scores_of(load_saved(out), art, cache, report)
-    row = {"minutes_of_last_run": round((time.monotonic() - began) / 60, 1), "scores": scores}
-    (out / "scores.json").write_text(json.dumps(row, indent=1) + "\n")
+    made, row = made.with_modules([text, decoder], note), {}
+    row["minutes_of_last_run"] = round((time.monotonic() - began) / 60, 1)
+    return _scored(made, row, art, work, cache, out, report, force)
+
+
+def _settings(model: str, start: Generator | None, **phases: Any) -> dict[str, Any]:
+    return {"model": model, "start": start.hash() if start else "", "phases": phases}
+
+
+def _scored(
+    made: Generator,
+    row: dict[str, Any],
+    art: data.Art,
+    work: Path,
+    cache: Path,
+    out: Path,
+    report: Report,
+    force: bool,
+) -> Path:
+    """`out`, with the generator and its scores: written when the scores of what is stored are known,
+    so that a run which ends before can be run again."""
+    save(made, work / "made", force=True, half=True)
+    row["scores"] = scores_of(load_saved(work / "made"), art, cache, report)
+    text = json.dumps(row, indent=1) + "\n"
+    save(made, out, force=force, half=True, beside={SCORES_FILE: text})
     return out
 
 
@@ -313,7 +337,8 @@ def train_student(
     Its text side stays but for the codes of its things, which learn with the decoder. What its
     teacher draws is all that distillation shows a student; the art is sharper. start: the pruned
     generator. Resumes from `work`; saves the result and its scores to `out`. Raises BadInput where
-    there is no `start`, it is not pruned, or is a student already.
+    there is no `start`, it is not pruned, or is a student already, or where `work` holds another run;
+    MissingProgram as `train` does.
     """
     if start is None:
         raise BadInput("emoji is trained on from a pruned emoji-teacher; name one by --start")
@@ -327,13 +352,13 @@ def train_student(
         )
     assert isinstance(side.module, Chooser)
     assert isinstance(image.module, Decoder)
+    remember(work, _settings("emoji", start, bounds=BOUNDED, levels=LEVELS))
     art = load_data(cache, report)
-    work.mkdir(parents=True, exist_ok=True)
+    namer(art, cache, report)  # what scores take in the end is found missing now
     codes = side.module.codes()
     decoder = tightened(silenced(image.module, codes), codes)
     text, decoder, table = with_codes(art, side.module, decoder, work, report, **BOUNDED)
-    # A name of its own: the teacher may have the same folder.
-    sharp = fit_sharp("student-sharpen", art, decoder, table, work, report, levels=LEVELS)
+    sharp = fit_sharp("sharpen", art, decoder, table, work, report, levels=LEVELS)
     note = {"pass": "train", "phases": ["bounds", "sharpen", "int8"]}
     generator = replace(
         start,
@@ -342,10 +367,8 @@ def train_student(
         components=(replace(side, module=text), replace(image, module=sharp)),
         history=(*start.history, note),
     )
-    save(fit_int8(art, captions_of(art).rows, generator, work, report), out, force=force, half=True)
-    scores = scores_of(load_saved(out), art, cache, report)
-    (out / "scores.json").write_text(json.dumps({"scores": scores}, indent=1) + "\n")
-    return out
+    made = fit_int8(art, captions_of(art).rows, generator, work, report)
+    return _scored(made, {}, art, work, cache, out, report, force)
 
 
 def write_held_out(art: data.Art, path: Path, count: int = 256) -> None:
