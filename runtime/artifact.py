@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,9 @@ def read_artifact(directory: Path) -> Artifact:
                     )
         tokenizer, golden = row.get("tokenizer"), row.get("golden")
         sampled = "sampler" in row["steps"]
+        signature = signature_from_json(row["signature"], str(path))
+        if not sampled:
+            _check_chain(components, signature)
         return Artifact(
             directory=directory,
             hash=hashlib.sha256(data).hexdigest(),
@@ -301,7 +305,7 @@ def read_artifact(directory: Path) -> Artifact:
             precision=_one_of(row, "precision", PRECISIONS, path),
             cpu=_one_of(row, "cpu", CPUS, path),
             components=components,
-            signature=signature_from_json(row["signature"], str(path)),
+            signature=signature,
             tokenizer=_file(tokenizer, path) if tokenizer else None,
             golden=_file(golden, path) if golden else None,
             golden_count=int(golden["count"]) if golden else 0,
@@ -315,6 +319,18 @@ def read_artifact(directory: Path) -> Artifact:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise BadInput(f"{path} is damaged ({problem!r}); export it again") from None
+
+
+def _check_chain(components: Sequence[Component], signature: Signature) -> None:
+    """Raises ValueError where a component reads what nothing gives, or nothing gives the picture."""
+    known = set(signature.inputs)
+    for component in components:
+        for name in component.inputs:
+            if name not in known:
+                raise ValueError(f"component {component.name} reads {name}, which nothing gives")
+        known |= set(component.outputs)
+    if signature.output_name not in known:
+        raise ValueError(f"no component gives {signature.output_name}")
 
 
 def check_files(artifact: Artifact, golden: bool = False) -> None:
@@ -366,7 +382,10 @@ def read_golden(artifact: Artifact) -> Golden:
         raise BadInput(f"{artifact.directory} has no golden pictures; export it again")
     path = artifact.directory / artifact.golden.path
     if not path.is_file():
-        raise BadInput(f"{path} is missing; export it again, or name --reference MODEL")
+        raise BadInput(
+            f"{path} is missing; export it again, or judge on other prompts: --reference MODEL "
+            f"--prompts-file FILE"
+        )
     return read_golden_file(path)
 
 
@@ -390,5 +409,5 @@ def read_golden_file(path: Path) -> Golden:
                     k.removeprefix(_IMAGE): arrays[k] for k in arrays.files if k.startswith(_IMAGE)
                 },
             )
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as problem:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
         raise BadInput(f"{path} is damaged ({problem}); export it again") from None

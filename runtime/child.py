@@ -37,7 +37,7 @@ def run_in_child(task: str, **arguments: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="genedge-") as folder:
         answer = Path(folder) / "answer.json"
         done = subprocess.run(
-            [sys.executable, "-m", "genedge.runtime.child", str(answer)],
+            [sys.executable, "-P", "-m", "genedge.runtime.child", str(answer)],
             input=json.dumps({"task": task, **arguments}),
             capture_output=True,
             text=True,

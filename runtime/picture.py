@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .errors import BadInput, EnvironmentFailed
+from .files import replacing
 from .signature import Signature
 
 
@@ -109,23 +110,17 @@ def save_png(image: Image.Image, path: Path, about: dict[str, str]) -> None:
     for key, value in about.items():
         info.add_itxt(key, value)
     info.add_itxt("XML:com.adobe.xmp", _xmp())
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        image.save(partial, format="PNG", pnginfo=info)
-        partial.replace(path)
+        with replacing(path) as partial:
+            image.save(partial, format="PNG", pnginfo=info)
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as problem:
-        partial.unlink(missing_ok=True) if path.parent.is_dir() else None
         raise BadInput(
-            f"{path}: can not be written ({problem.strerror}); choose another with --out"
+            f"{path}: can not be written ({problem.strerror}); choose another place"
         ) from None
     except OSError as problem:
-        partial.unlink(missing_ok=True)
         raise EnvironmentFailed(
             f"{path}: {problem.strerror}; free some space and try again"
         ) from None
-    except KeyboardInterrupt:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def contact_sheet(images: list[Image.Image], columns: int, gap: int = 4) -> Image.Image:

@@ -282,7 +282,7 @@ class Pipeline:
         first = new_seed() if seed is None else checked_seed(seed)
         if count < 1:
             raise BadInput(f"count {count} is too small; use 1 or more")
-        if first > LARGEST_SEED - count:
+        if first > LARGEST_SEED - (count - 1):
             raise BadInput(f"seed {first} with count {count} leaves the range 0 to {LARGEST_SEED}")
         known = self.artifact.signature.images
         levels = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,21 @@ def _is_picture(spec: TensorSpec) -> bool:
     )
 
 
+def _check_values(signature: Signature) -> None:
+    """Raises ValueError, TypeError or KeyError where a range, the styles or the tokenizer say nothing
+    that a picture could be drawn with."""
+    output, tokenizer = signature.output, signature.tokenizer
+    if not -math.inf < output.low < output.high < math.inf:
+        raise ValueError(f"a picture from {output.low} to {output.high}")
+    for name, spec in signature.inputs.items():
+        if not spec.low <= spec.high:
+            raise ValueError(f"input {name} from {spec.low} to {spec.high}")
+        if spec.source == "style" and spec.shape[-1:] != (len(signature.styles),):
+            raise ValueError(f"input {name} {list(spec.shape)} of {len(signature.styles)} styles")
+    if tokenizer is not None and not (int(tokenizer["length"]) > 0 <= int(tokenizer["pad"])):
+        raise ValueError(f"tokenizer {dict(tokenizer)}")
+
+
 def signature_from_json(row: Mapping[str, Any], where: str) -> Signature:
     """Reads what `to_json` wrote. Raises BadInput naming `where` and the part that is wrong."""
     try:
@@ -124,6 +140,10 @@ def signature_from_json(row: Mapping[str, Any], where: str) -> Signature:
                 f"{where}: image input {name} is {spec.dtype} {list(spec.shape)}; an image is "
                 f"float32 [1, 1 or 3 or 4, height, width]"
             )
+    try:
+        _check_values(signature)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise BadInput(f"{where}: the signature is malformed ({problem!r})") from None
     if signature.layout not in LAYOUTS:
         raise BadInput(f"{where}: picture layout {signature.layout!r}; known: {LAYOUTS}")
     return signature

@@ -30,12 +30,16 @@ def timed_rows(
             rows.append(Row(name, "peak_memory", peak, limit, peak <= most, bound=most))
         if (want := limits.max_latency_ratio) is not None:
             base = names[want.to]
-            mine_ms, base_ms = (
-                next(t.latency for t in bench.of(n).timings if t.threads == want.threads)
-                for n in (name, base)
-            )
-            at = ratio_interval(mine_ms, base_ms)
-            rows.append(_row(name, "latency_ratio", at, want, f" of {base}", profile))
+            if base not in [b.name for b in bench.benched]:
+                note, limit = f"{base} could not be run", f"≤ {want.limit:g} of {base}"
+                rows.append(Row(name, "latency_ratio", "not comparable", limit, False, note))
+            else:
+                mine_ms, base_ms = (
+                    next(t.latency for t in bench.of(n).timings if t.threads == want.threads)
+                    for n in (name, base)
+                )
+                at = ratio_interval(mine_ms, base_ms)
+                rows.append(_row(name, "latency_ratio", at, want, f" of {base}", profile))
         if (want := limits.max_latency) is not None:
             mine_ms = next(t.latency for t in mine.timings if t.threads == want.threads)
             at = median_interval(mine_ms.reshape(-1))

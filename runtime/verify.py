@@ -63,8 +63,8 @@ def verify(
     golden pictures to use instead of the artifact's own. timed: runs the bench even where no limit
     asks for it. distance: how different pictures look, for a budget that limits it. An artifact that
     can not be judged gives one row, "runs", with the reason; the others go on. Raises BadInput where
-    a directory is no artifact at all, a baseline that the budget names is none, or it limits the
-    distance of features and `distance` is None.
+    a directory is no artifact at all, a baseline or a file of scores that the budget names is none, it
+    limits the distance of features and `distance` is None, or one of several prompts is to decide.
     """
     names = names_of(directories)
     artifacts = dict(zip(names, (read_artifact(d) for d in directories), strict=True))
@@ -77,6 +77,14 @@ def verify(
         raise BadInput(
             f"{budget.path}: max_feature_distance is judged by the command genedge verify alone"
         )
+    for name, artifact in artifacts.items():
+        if prompts == 1 and artifact.golden_count > 1 and artifact.directory not in (golden or {}):
+            raise BadInput(f"{name}: one prompt says nothing of the mean over all; use 2 or more")
+    scores: list[Row] = []
+    if budget is not None:
+        from .budget import score_rows
+
+        scores = score_rows(budget)  # what is missing is said before the work
     baselines, others = _baselines(wanted, artifacts, budget)
     rows: list[Row] = []
     found: dict[str, dict[str, Any]] = {}
@@ -114,10 +122,7 @@ def verify(
         from .timed import timed_rows
 
         rows += timed_rows(times, {n: w for n, w in wanted.items() if n in ran}, baselines)
-    if budget is not None:
-        from .budget import score_rows
-
-        rows += score_rows(budget)
+    rows += scores
     details = [
         {
             "artifact": str(a.directory),

@@ -31,7 +31,7 @@ class Worker:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 -- `close` does
         began = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "genedge.runtime.worker", str(directory), str(threads)],
+            [sys.executable, "-P", "-m", "genedge.runtime.worker", str(directory), str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

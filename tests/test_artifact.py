@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from genedge.recipes import TARGETS
-from genedge.runtime.artifact import recover, writing
+from genedge.runtime.artifact import read_artifact, read_golden, recover, writing
 from genedge.runtime.errors import BadInput
 from genedge.runtime.run import load
 
@@ -54,6 +54,36 @@ def test_files_swapped_between_components_are_found(copy_of, target):
     (folder / "x").rename(folder / f"text.{end}")
     with pytest.raises(BadInput, match="export it again"):
         load(folder)
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "truncated", "flipped"])
+def test_damaged_golden_pictures_are_named(copy_of, how):
+    folder = copy_of("onnx")
+    damage(folder / "golden.npz", how)
+    with pytest.raises(BadInput, match=r"golden\.npz is (missing|damaged).*export it again"):
+        read_golden(read_artifact(folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tokenizer", {"length": 8}),
+        ("tokenizer", {"length": 0, "pad": 0}),
+        ("styles", []),
+        ("styles", ["flat"]),
+        ("output", {"name": "other"}),
+        ("output", {"range": [0, 0]}),
+        ("output", {"range": ["a", "b"]}),
+        ("output", {"range": [0, float("nan")]}),
+        ("inputs", {}),
+    ],
+)
+def test_a_signature_that_nothing_can_be_drawn_by_is_refused(copy_of, key, value):
+    folder = copy_of("onnx")
+    row = json.loads((folder / "manifest.json").read_text())["signature"]
+    row[key] = row[key] | value if key == "output" else value
+    with pytest.raises(BadInput, match=r"signature|damaged"):
+        read_artifact(edited(folder, signature=row))
 
 
 def edited(folder, **changes):

@@ -151,6 +151,15 @@ def test_half_as_slow_again_fails_on_the_profile_that_the_limit_names(ratio, cpu
     assert ("reported alone" in row.note) is (state == "reported")
 
 
+def test_a_baseline_that_could_not_be_run_fails_its_ratio_and_nothing_else():
+    wanted = {"mine": Wanted(max_latency_ratio=Timed(0.5, "vnni", "base"), max_peak_memory=100)}
+    bench = benched(0.4)
+    alone = Bench(bench.benched[:1], (), "")
+    rows = timed_rows(alone, wanted, {"base": "base"}, "vnni")
+    assert {r.metric: r.passed for r in rows} == {"peak_memory": True, "latency_ratio": False}
+    assert "base could not be run" in rows[1].note
+
+
 @pytest.mark.parametrize(
     ("wanted", "metric"),
     [

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -192,6 +193,56 @@ def test_scripts_that_the_model_never_saw_draw_with_a_warning(artifact, tmp_path
     assert len(done.stderr.strip().splitlines()) == 1
     assert "warning" in done.stderr
     assert (tmp_path / "a.png").is_file()
+
+
+def test_what_windows_puts_before_a_file_is_no_part_of_the_first_prompt(artifact, tmp_path):
+    (tmp_path / "p.txt").write_bytes("\ufeffred apple\r\nblue\u2028face\n".encode())
+    done = genedge("generate", "--file", "p.txt", "--artifact", artifact, "--seed", 1, "--json",
+                   "--out", "a.png", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    drawn = [row["prompt"] for row in json.loads(done.stdout)["pictures"]]
+    assert drawn == ["red apple", "blue\u2028face"]
+
+
+def test_the_largest_seed_draws(artifact, tmp_path):
+    done = genedge("generate", "apple", "--artifact", artifact, "--seed", 2**63 - 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [("no/such/a.png", "can not be written"), ("a-2.png", "a picture and the contact sheet")],
+)
+def test_a_sheet_that_can_not_be_is_said_before_the_first_picture(
+    artifact, tmp_path, sheet, message
+):
+    done = genedge("generate", "apple", "--artifact", artifact, "--count", 3, "--out", "a.png",
+                   "--sheet", sheet, cwd=tmp_path)  # fmt: skip
+    one_line(done, 2, message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_lies_in_the_working_folder_changes_nothing(tmp_path):
+    (tmp_path / "emoji").mkdir()
+    (tmp_path / "secrets.py").write_text("raise SystemExit('of a stranger')")
+    command = Path(sys.executable).with_name("genedge")  # `python -m` itself looks there
+    done = subprocess.run(
+        [command, "verify", "emoji", "--prompts", "2", "--quiet"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_one_prompt_of_many_decides_nothing(artifact):
+    one_line(genedge("verify", artifact, "--prompts", 1), 2, "use 2 or more")
+
+
+def test_a_reader_that_leaves_early_got_no_verdict(artifact):
+    code = f"{sys.executable} -m genedge.toolkit.cli inspect {artifact} --json"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {code} | true"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_ctrl_c_leaves_nothing_half_written(artifact, tmp_path):

@@ -1,5 +1,6 @@
 """One generator, three targets, every precision: the same picture comes out."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -7,13 +8,15 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from tiny import tiny
 
 from genedge.recipes import TARGETS
 from genedge.runtime.artifact import read_artifact, read_golden
-from genedge.runtime.errors import BadInput, LimitMissed
+from genedge.runtime.errors import BadInput, EnvironmentFailed, LimitMissed
 from genedge.runtime.metrics import picture_psnr
 from genedge.runtime.run import load
 from genedge.runtime.verify import Limits
+from genedge.toolkit import export as exporting
 from genedge.toolkit.export import audit_size, export
 from genedge.toolkit.quantize import Quantized
 
@@ -144,6 +147,17 @@ def test_a_module_that_draws_random_numbers_is_refused():
 
     with pytest.raises(BadInput, match="make noise an input"):
         export_module(Frozen(), (torch.zeros(3),))
+
+
+def test_a_full_disk_is_no_fault_of_the_model(tmp_path, monkeypatch):
+    def full(programs, folder, options):
+        (folder / "text.onnx").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exporting, "_recipe", lambda target: full)
+    with pytest.raises(EnvironmentFailed, match="the disk is full"):
+        export(tiny(), ["onnx"], precision="fp32", out=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("target", ["openvino", "onnx"])

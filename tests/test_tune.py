@@ -123,7 +123,11 @@ def test_a_generator_without_channels_to_prune_is_told(tmp_path):
 
 
 def test_a_study_of_something_else_is_refused(made, found):
-    for other in (replace(SPACE, target="onnx"), replace(SPACE, precisions=("fp32", "int8"))):
+    for other in (
+        replace(SPACE, target="onnx"),
+        replace(SPACE, precisions=("fp32", "int8")),
+        replace(SPACE, layers=SPACE.layers + 1),
+    ):
         with pytest.raises(BadInput, match="is of another generator, target"):
             open_study(made, other, found[1], "s")
     with pytest.raises(BadInput, match="can not be opened"):

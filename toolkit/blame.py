@@ -21,6 +21,7 @@ from torch import Tensor
 
 from genedge.runtime.artifact import Artifact
 from genedge.runtime.errors import BadInput
+from genedge.runtime.files import replacing
 from genedge.runtime.metrics import CAP, picture_psnr, sqnr
 from genedge.runtime.picture import to_pixels
 from genedge.runtime.run import load
@@ -223,7 +224,6 @@ def draw_chart(blames: Sequence[Blame], path: Path) -> None:
     axes.set_xlabel("PSNR of the picture with this layer's error alone, dB (shorter is worse)")
     axes.legend()
     figure.tight_layout()
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=110, format="png")
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
     pyplot.close(figure)
-    partial.replace(path)

@@ -14,6 +14,8 @@ from genedge.runtime.errors import GenedgeError
 
 from .verbs import check, draw, learn, look, make, search, shrink, speed
 
+CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended: no verdict was read
+
 app = typer.Typer(
     name="genedge",
     help="Compress, export and verify text-to-image generators for phones and small CPUs.",
@@ -63,7 +65,11 @@ def main() -> None:
     except MemoryError:
         code = _fail("memory ran out; close other programs and try again", 4, debug)
     except BrokenPipeError:
-        code = 0
+        code = CLOSED_PIPE
+    except SystemExit as ended:  # typer's own answer to a closed pipe, and to `typer.Exit`
+        before = ended.__context__
+        closed = isinstance(before, OSError) and before.errno == errno.EPIPE
+        code = CLOSED_PIPE if closed else int(ended.code or 0)
     except OSError as problem:
         full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full; free some space" if full else str(problem)

@@ -304,7 +304,7 @@ def _export_one(
     with writing(directory, force) as folder:
         try:
             files = recipe(programs, folder, Options(precision, names))
-        except GenedgeError:
+        except (GenedgeError, OSError, MemoryError):
             raise
         except Exception as problem:
             tensors = generator.example()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from genedge.runtime.artifact import Golden, read_artifact, read_golden, write_golden
+from genedge.runtime.bench import names_of
 from genedge.runtime.errors import BadInput
 from genedge.runtime.metrics import picture_psnr
 from genedge.runtime.picture import to_pixels
@@ -108,7 +109,7 @@ def recomputed(
     rows, files = [], {}
     generators: dict[str, Generator] = {}
     drawn: dict[Any, Golden] = {}
-    for i, directory in enumerate(directories):
+    for i, (directory, name) in enumerate(zip(directories, names_of(directories), strict=True)):
         artifact = read_artifact(directory)
         golden, walk = read_golden(artifact), options_of(artifact)
         fed = [golden.images_of(k) for k in range(len(golden.prompts))]
@@ -122,7 +123,7 @@ def recomputed(
         again = drawn[key]
         if again.pictures.shape != golden.pictures.shape:
             raise BadInput(
-                f"{directory.name} draws {golden.pictures.shape[1:3]}, {model} draws "
+                f"{name} draws {golden.pictures.shape[1:3]}, {model} draws "
                 f"{again.pictures.shape[1:3]}; name the model it was exported from"
             )
         pairs = zip(again.pictures, golden.pictures, strict=True)
@@ -130,9 +131,7 @@ def recomputed(
         limit = f"≥ {STALE_BELOW:g} dB"
         fresh = lowest >= STALE_BELOW
         note = "" if fresh else _why_stale(model, generator.hash() == artifact.generator_hash)
-        rows.append(
-            Row(directory.name, "reference_db", lowest, limit, fresh, note, bound=STALE_BELOW)
-        )
+        rows.append(Row(name, "reference_db", lowest, limit, fresh, note, bound=STALE_BELOW))
         files[directory] = work / f"golden-{i}.npz"
         write_golden(files[directory], replace(golden, precise=again.precise if fresh else None))
     return rows, files

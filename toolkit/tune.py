@@ -4,6 +4,8 @@ on after a kill, and many machines can share one."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import tempfile
 import warnings
@@ -19,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from genedge.runtime.artifact import read_artifact
 from genedge.runtime.child import run_in_child
 from genedge.runtime.errors import BadInput, EnvironmentFailed, GenedgeError
+from genedge.runtime.files import replacing
 from genedge.runtime.metrics import picture_psnr
 from genedge.runtime.picture import to_pixels
 from genedge.runtime.verdict import Limits
@@ -87,7 +90,7 @@ def open_study(generator: Generator, space: Space, storage: str, name: str) -> o
     """The study of this name, made where there is none.
 
     Raises BadInput where the storage can not be opened, or the study is of another generator,
-    target, profile, choice of precisions or recovery.
+    target, profile, choice of precisions, recovery or number of layers, or judged by other prompts.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     about: dict[str, Any] = {
@@ -97,6 +100,7 @@ def open_study(generator: Generator, space: Space, storage: str, name: str) -> o
     }
     # Optuna refuses other choices of one parameter halfway through a study.
     about |= {"recover": space.recover, "precisions": list(space.precisions)}
+    about |= {"layers": space.layers, "judged by": _digest(generator)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # optuna calls its heartbeat experimental
@@ -117,10 +121,20 @@ def open_study(generator: Generator, space: Space, storage: str, name: str) -> o
         raise BadInput(f"--storage {storage} can not be opened ({line[0][:160]})") from None
     if len(study.directions) != len(DIRECTIONS) or (known or about) != about:
         raise BadInput(
-            f"study {name} in {storage} is of another generator, target, cpu, --precisions or --recover; "
-            f"use another --study"
+            f"study {name} in {storage} is of another generator, target, cpu, --precisions, --recover or --layers, "
+            f"or was judged by other prompts; use another --study"
         )
     return study
+
+
+def _digest(generator: Generator) -> str:
+    """sha256 of what pictures are drawn and judged by, beside the weights."""
+    lists = [list(generator.calibration), list(generator.golden), generator.signature.to_json()]
+    found = hashlib.sha256(json.dumps(lists).encode())
+    for pictures in generator.pictures.values():
+        for picture in pictures.values():
+            found.update(picture.tobytes())
+    return found.hexdigest()
 
 
 def points(study: optuna.Study) -> list[Point]:
@@ -328,4 +342,5 @@ def draw_front(found: Sequence[Point], best: Sequence[Point], path: Path) -> Non
     axes.set(xlabel="artifact, MB", ylabel="PSNR to the float generator, dB")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    FigureCanvasAgg(figure).print_png(str(path))
+    with replacing(path) as partial:
+        FigureCanvasAgg(figure).print_png(str(partial))

@@ -71,11 +71,11 @@ def verify(
 
     if update_baseline and budget is None:
         raise BadInput("--update-baseline writes beside the budget file; name it with --budget")
-    check_writable(html, json_file, junit, markdown)
+    accepted = baseline_path(budget) if budget is not None else None
+    check_writable(html, json_file, junit, markdown, accepted if update_baseline else None)
     if html is not None:
         needs_report()
     wanted = read_budget(budget) if budget is not None else None
-    accepted = baseline_path(budget) if budget is not None else None
     if accepted is not None:
         read_accepted(accepted)  # damaged: said before the work
     if prompts_file is not None and reference is None:
@@ -128,6 +128,8 @@ def verify(
     ):
         if path is not None:
             write_text(path, text(found))
+    if update_baseline and accepted is not None:
+        write_text(accepted, accepted_text(found, accepted))
     if not quiet:
         console = Console()
         for table in report.to_tables(found):
@@ -140,8 +142,7 @@ def verify(
         print(
             f"{report.headline(found)}: {len(paths)} artifact(s), {count} prompts, {threads} thread(s)"
         )
-    if update_baseline and accepted is not None:
-        write_text(accepted, accepted_text(found, accepted))
+    if update_baseline:
         if not quiet:
             print(f"{accepted}: this verdict is accepted")
         return

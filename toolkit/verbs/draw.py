@@ -12,13 +12,13 @@ import typer
 
 from genedge.runtime.errors import BadInput
 
-from .options import Debug, Quiet, Threads, artifact_path
+from .options import Debug, Quiet, Threads, artifact_path, check_writable
 
 
 def read_prompts(file: Path) -> list[str]:
     """The lines of a file that are not blank. Raises BadInput where it can not be used."""
     try:
-        lines = file.read_bytes().decode("utf-8").splitlines()
+        lines = re.split("\r\n|\n|\r", file.read_bytes().decode("utf-8-sig"))
     except OSError as problem:
         raise BadInput(f"{file} can not be read ({problem.strerror})") from None
     except UnicodeDecodeError:
@@ -94,10 +94,15 @@ def generate(
         for name, path in named_files(image or [], signature).items()
     }
     first = new_seed() if seed is None else checked_seed(seed)
-    if first > LARGEST_SEED - count:
+    if first > LARGEST_SEED - (count - 1):
         raise BadInput(f"seed {first} with --count {count} leaves the range 0 to {LARGEST_SEED}")
     total = len(prompts) * count
-    _numbered(out, prompts[0], first, 0, total)
+    check_writable(sheet, _numbered(out, prompts[0], first, 0, total))
+    if sheet is not None and sheet.resolve() in {
+        _numbered(out, prompts[i // count], first + i % count, i, total).resolve()
+        for i in range(total)
+    }:
+        raise BadInput(f"{sheet} would be a picture and the contact sheet; name another --sheet")
     pipeline = load(artifact_path(artifact), threads)
     upscaler = load_upscaler(pipeline, threads) if upscale else None
     for text in prompts:  # each is looked at before the first is drawn

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Debug, Quiet, artifact_path, need_torch, write_text
+from .options import Debug, Quiet, artifact_path, check_writable, need_torch, write_text
 
 
 def inspect(
@@ -62,7 +62,7 @@ def blame(
     need_torch()
     from rich.console import Console
 
-    from genedge.runtime.artifact import check_files, read_artifact
+    from genedge.runtime.artifact import check_files, check_out, read_artifact
 
     from .. import blame as blaming
     from ..generator import resolve
@@ -71,6 +71,9 @@ def blame(
 
     if chart is not None:
         _need_matplotlib()
+    check_writable(json_file, chart)
+    if reduce is not None:
+        check_out(reduce, force)
     opened = read_artifact(artifact_path(artifact))
     check_files(opened)
     generator = resolve(model)

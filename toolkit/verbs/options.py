@@ -11,6 +11,7 @@ import typer
 
 from genedge.runtime.bundled import artifact_path
 from genedge.runtime.errors import BadInput
+from genedge.runtime.files import replacing
 
 __all__ = [
     "Debug",
@@ -58,12 +59,10 @@ def check_folder(work: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 whole or not at all. Raises BadInput where the place is not writable."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as problem:
-        partial.unlink(missing_ok=True) if path.parent.is_dir() else None
         if problem.errno == errno.ENOSPC:
             raise
         raise BadInput(f"{path} can not be written ({problem.strerror})") from None

@@ -11,7 +11,7 @@ import typer
 from genedge.runtime.artifact import CPUS, PRECISIONS, TARGETS
 from genedge.runtime.errors import BadInput, MissingProgram
 
-from .options import Debug, Model, Quiet, need_torch
+from .options import Debug, Model, Quiet, check_writable, need_torch
 
 
 def tune(
@@ -62,6 +62,7 @@ def tune(
         raise BadInput("executorch has no fp16; leave it out of --precisions")
     if cpu not in CPUS:
         raise BadInput(f"cpu profile {cpu!r} is unknown; known: {', '.join(CPUS)}")
+    check_writable(chart)
     _need_optuna()
     need_torch()
     from .. import tune as tuning

@@ -1,0 +1,54 @@
+"""A file is written whole or not at all, and what is no plain file stays what it is."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from genedge.runtime.files import replacing
+
+
+def half_written(path):
+    with replacing(path) as partial:
+        partial.write_text("half")
+        raise OSError("full")
+
+
+def test_a_body_that_raises_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"):
+        half_written(path)
+    assert path.read_text() == "old"
+    with replacing(path) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "run-1.json").write_text("old")
+    link = tmp_path / "latest.json"
+    link.symlink_to("run-1.json")
+    with replacing(link) as partial:
+        partial.write_text("new")
+    assert link.is_symlink()
+    assert (tmp_path / "run-1.json").read_text() == "new"
+
+
+def test_a_pipe_is_written_to(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    with replacing(pipe) as place:
+        place.write_text("report")
+    reader.join(10)
+    assert read == ["report"]
+    assert pipe.is_fifo()
+
+
+def test_a_device_is_written_to():
+    with replacing(Path(os.devnull)) as place:
+        assert place == Path(os.devnull)
