@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures sheet evaluate train bench bench-quantize bench-parts bench-unseen bench-weights bench-palette bench-shrink bench-student bench-curve bench-regularise student bench-kills bench-slower bench-large bench-steady clean
+.PHONY: demo test test-all test-android android-tools android-assets lint typecheck pytest format vectors bundle pictures evaluate train bench bench-quantize bench-parts bench-unseen bench-weights bench-palette bench-shrink bench-student bench-curve bench-regularise student bench-kills bench-slower bench-large bench-steady clean
 
 demo: $(VENV)/demo.stamp  ## export the bundled generator for OpenVINO, draw, verify
 	$(BIN)/genedge export --target openvino --out artifacts --force
@@ -114,9 +114,9 @@ bench-steady: $(VENV)/dev.stamp  ## do good artifacts pass 50 times in a row? si
 train: $(VENV)/train.stamp  ## emoji-teacher, into trained/; hours on two cores; resumes
 	nice $(BIN)/genedge train emoji-teacher --out trained --work .train --cache .cache
 
-student: $(VENV)/train.stamp $(VENV)/dev.stamp  ## emoji, into student/, from emoji-teacher and the art; some three hours on two cores; resumes
+student: $(VENV)/train.stamp $(VENV)/dev.stamp  ## emoji, into student/, from emoji-teacher and the art; some two hours on two cores; resumes
 	$(BIN)/python -m genedge.toolkit.zoo.emoji.prompts .cache > prompts.txt
-	nice $(BIN)/genedge prune emoji-teacher --components image --also image.entry --target-macs 95700000 --recover 2000 --batch 32 --rate 5e-4 --prompts prompts.txt --out pruned --force
+	nice $(BIN)/genedge prune emoji-teacher --components image --also image.entry --target-macs 95700000 --recover 500 --batch 32 --rate 5e-4 --prompts prompts.txt --out pruned --force
 	nice $(BIN)/genedge train emoji --start pruned --out student --work .train-student --cache .cache --force
 
 evaluate: $(VENV)/train.stamp  ## scores of the bundled generators against the real art

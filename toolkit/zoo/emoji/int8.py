@@ -35,10 +35,10 @@ from .codes import BATCH, batch_rows, one_hot, pictures_of, table_of
 from .data import Art
 from .model import STYLE_COUNT, Chooser
 
-STEPS, RATE = 6000, 3e-4
-INT8_WEIGHT, ART_SHARE = 6.0, 0.3
+STEPS, RATE = 5000, 3e-4
+INT8_WEIGHT, ART_SHARE = 6.0, 0.5
 PAIRS = BATCH // 2  # of a batch: training pairs; the rest are the worst of TRIED times as many
-TRIED = 6
+TRIED = 3
 # Chance that a code is mixed with another, likewise a style, and how far.
 MIXED, FARTHEST = 0.2, 0.4
 NEAR = 0.006  # root mean square difference to int8 that costs nothing: 44 dB
