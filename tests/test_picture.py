@@ -85,7 +85,7 @@ def test_a_saved_png_says_what_it_is(tmp_path):
 
 def test_a_png_that_can_not_be_written_leaves_nothing(tmp_path):
     image = to_image(np.zeros((8, 8, 4), np.uint8), None)
-    with pytest.raises(BadInput, match="--out"):
+    with pytest.raises(BadInput, match="choose another place"):
         save_png(image, tmp_path / "no" / "a.png", {})
     assert list(tmp_path.iterdir()) == []
 
