@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from genedge.runtime.errors import BadInput, EnvironmentFailed
+from genedge.runtime.files import replacing
 
 SETTINGS = "settings.json"
 Report = Callable[[str, int, int, Mapping[str, float]], None]
@@ -91,12 +92,8 @@ def remember(work: Path, settings: Mapping[str, Any]) -> None:
         return
     if any(work.glob("*.pt")):
         raise BadInput(f"{work} holds a run with other settings; remove it, or name another --work")
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def make_folder(work: Path) -> None:
@@ -108,16 +105,13 @@ def make_folder(work: Path) -> None:
 
 
 def _save(path: Path, step: int, state: Mapping[str, Stateful]) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        torch.save({"step": step, **{k: v.state_dict() for k, v in state.items()}}, partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            torch.save({"step": step, **{k: v.state_dict() for k, v in state.items()}}, partial)
     except RuntimeError as problem:  # how torch says that it could not write
         raise EnvironmentFailed(
             f"{path} could not be written; is the disk full? Free some space and run it again"
         ) from problem
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def run_phase(

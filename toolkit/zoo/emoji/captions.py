@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from genedge.runtime.files import replacing
 from genedge.runtime.tokenizer import PromptTokenizer
 
 from .data import Art, hashed
@@ -229,9 +230,8 @@ def train_tokenizer(languages: Iterable[Captions], wider: Iterable[str], path: P
         lines += [" " + word for word in captions.vague for _ in range(2)]
         lines += [" " + opening.strip() for opening in captions.grammar.openings for _ in range(9)]
     tokenizer.train_from_iterator(lines, trainer)
-    partial = path.with_name(path.name + ".partial")
-    tokenizer.save(str(partial), pretty=False)
-    partial.replace(path)
+    with replacing(path) as partial:
+        tokenizer.save(str(partial), pretty=False)
 
 
 def load_trained(path: Path) -> PromptTokenizer:
