@@ -222,7 +222,8 @@ def writing(directory: Path, force: bool = False) -> Iterator[Path]:
 
 def write_manifest(folder: Path, row: Mapping[str, Any]) -> None:
     """The last file of an artifact to be written."""
-    (folder / MANIFEST).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(row, indent=1, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def file_json(file: StoredFile) -> dict[str, Any]:

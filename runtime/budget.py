@@ -176,6 +176,8 @@ def _timed(value: Any, where: str, unit: str) -> Timed:
             f"{where} must name {unit} and the CPU profile it is judged on, "
             f'for example {{ {to}{unit} = 0.6, cpu = "vnni" }}'
         )
+    if unit == "seconds" and "threads" in value:
+        raise BadInput(f"{where}: a cold start is measured on one thread; leave threads out")
     _known(value, keys, where)
     if unit == "ratio" and (not isinstance(value.get("to"), str) or not value["to"]):
         raise BadInput(f'{where}.to must name the baseline, for example "emoji-onnx-fp32"')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -102,14 +102,19 @@ def named_files(words: list[str], signature: Signature) -> dict[str, Path]:
     return found
 
 
+def check_names(signature: Signature, images: Iterable[str]) -> None:
+    """Raises BadInput where the generator has no image input of one of these names."""
+    for name in images:
+        if name not in signature.images:
+            raise BadInput(f"picture {name!r}: this generator has no such image input")
+
+
 def image_inputs(
     signature: Signature, images: Mapping[str, np.ndarray] | None
 ) -> dict[str, np.ndarray]:
     """float32 inputs of uint8 pictures by input. Raises BadInput for a missing or unknown one."""
     images = images or {}
-    for name in images:
-        if name not in signature.images:
-            raise BadInput(f"picture {name!r}: this generator has no such image input")
+    check_names(signature, images)
     values = {}
     for name, spec in signature.images.items():
         if name not in images:

@@ -22,7 +22,7 @@ from .errors import BadInput, MissingProgram
 # One line per target: the module that reads a component, and what it needs.
 _READERS = {
     "openvino": ("inspect_openvino", "openvino", "pip install 'genedge[openvino]'"),
-    "onnx": ("inspect_onnx", "onnx", "pip install onnx onnxruntime"),
+    "onnx": ("inspect_onnx", "onnx", "pip install 'genedge[inspect]'"),
     "executorch": ("inspect_executorch", "executorch", "pip install 'genedge[executorch]'"),
 }
 JSON_SCHEMA = 1

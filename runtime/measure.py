@@ -78,7 +78,11 @@ def measure(
     known = not found["inputs"] and true.inputs is not None
     found["reasons"] = reasons(pictures, true, found["psnrs"], None if known else pipeline)
     lost = found["psnr"] < LOW
-    stored = _stored(artifact) if artifact.precision == "int8" or lost else []
+    stored: list[Stored] = []
+    try:
+        stored = _stored(artifact) if artifact.precision == "int8" or lost else []
+    except MissingProgram as missing:
+        found["unread"] = str(missing)
     found["reasons"] += _flat(stored) if lost else []
     return found | reference | _int8_share(artifact, stored)
 
@@ -201,11 +205,9 @@ def _latency(
 
 
 def _stored(artifact: Artifact) -> list[Stored]:
-    """Tensors of two or more axes in the files; none where the target's reader is not installed."""
-    try:
-        return [t for one in inspect(artifact) for t in one.stored if len(t.shape) > 1]
-    except MissingProgram:
-        return []
+    """Tensors of two or more axes in the files. Raises MissingProgram where the target's reader is
+    not installed."""
+    return [t for one in inspect(artifact) for t in one.stored if len(t.shape) > 1]
 
 
 def _int8_share(artifact: Artifact, stored: Sequence[Stored]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import re
@@ -17,8 +18,8 @@ from PIL import Image
 
 from .artifact import Artifact, Words, check_files, read_artifact
 from .bundled import artifact_path
-from .errors import BadInput, EnvironmentFailed, MissingProgram
-from .image import image_inputs, image_levels
+from .errors import BadInput, EnvironmentFailed, GenedgeError, MissingProgram
+from .image import check_names, image_inputs, image_levels
 from .noise import LARGEST_SEED, MEANING_CHOICE, checked_seed, choice, new_seed, noise
 from .picture import parse_background, suspicion, to_image, to_pixels
 from .sampler import draw
@@ -66,7 +67,9 @@ def split_style(prompt: str, styles: tuple[str, ...]) -> tuple[str, str]:
     Case and white space are those of ASCII, as in other languages' implementations.
     """
     names = "|".join(re.escape(s) for s in styles)
-    found = re.fullmatch(rf"(?isa)(.*?)(?:\s*,\s*|\s+in\s+)({names})\s+style\s*[.!]?\s*", prompt)
+    # Possessive at the end: what spaces are given up there would be tried in every other way.
+    end = r"\s++style\s*+[.!]?+\s*+"
+    found = re.fullmatch(rf"(?isa)(.*?)(?:\s*+,\s*+|\s+in\s++)({names}){end}", prompt)
     return (found[1], found[2].lower()) if styles and found else (prompt, "")
 
 
@@ -141,6 +144,8 @@ def load_component_runs(artifact: Artifact, threads: int) -> list[Run]:
             ) from missing
         except MemoryError:
             raise EnvironmentFailed("memory ran out while the artifact was loaded") from None
+        except GenedgeError:
+            raise
         except Exception as problem:
             line = str(problem).strip().splitlines()[-1:] or [type(problem).__name__]
             raise BadInput(
@@ -148,6 +153,23 @@ def load_component_runs(artifact: Artifact, threads: int) -> list[Run]:
                 f"({line[0][:200]}); export it again"
             ) from problem
     return runs
+
+
+@contextlib.contextmanager
+def _guarded(artifact: Artifact) -> Iterator[None]:
+    """What a runtime raises while it draws, as EnvironmentFailed."""
+    try:
+        yield
+    except GenedgeError:
+        raise
+    except MemoryError:
+        raise EnvironmentFailed("memory ran out while the picture was drawn") from None
+    except Exception as problem:
+        line = str(problem).strip().splitlines()[-1:] or [type(problem).__name__]
+        raise EnvironmentFailed(
+            f"{artifact.target} stopped while it drew ({line[0][:200]}); "
+            f"run genedge verify on {artifact.directory}"
+        ) from problem
 
 
 @dataclass
@@ -192,7 +214,7 @@ class Pipeline:
         """The generator's output, float32, of the signature's shape, as the runtime gave it.
 
         Raises BadInput where an input is missing or its dtype or shape is another, or the pipeline
-        is closed.
+        is closed; EnvironmentFailed where the runtime can not go on, or memory runs out.
         """
         signature = self.artifact.signature
         tensors = {}
@@ -203,10 +225,11 @@ class Pipeline:
         with self._lock:
             if not self.runs:
                 raise BadInput(f"{self.artifact.directory} is closed; load it again")
-            if self.artifact.sampler is not None:
-                return self._sampled(tensors)
-            for component, run in zip(self.artifact.components, self.runs, strict=True):
-                tensors |= run({n: tensors[n] for n in component.inputs})
+            with _guarded(self.artifact):
+                if self.artifact.sampler is not None:
+                    return self._sampled(tensors)
+                for component, run in zip(self.artifact.components, self.runs, strict=True):
+                    tensors |= run({n: tensors[n] for n in component.inputs})
         return tensors[signature.output_name]
 
     def _sampled(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -284,12 +307,9 @@ class Pipeline:
             raise BadInput(f"count {count} is too small; use 1 or more")
         if first > LARGEST_SEED - (count - 1):
             raise BadInput(f"seed {first} with count {count} leaves the range 0 to {LARGEST_SEED}")
-        known = self.artifact.signature.images
-        levels = {
-            n: image_levels(picture, f"picture {n}", n, known[n])
-            for n, picture in (images or {}).items()
-            if n in known
-        }
+        known, given = self.artifact.signature.images, images or {}
+        check_names(self.artifact.signature, given)
+        levels = {n: image_levels(p, f"picture {n}", n, known[n]) for n, p in given.items()}
         for text in texts:
             self.prepare(text, first, style, levels)
         return self._drawn(texts, range(first, first + count), style, ground, levels)
@@ -308,7 +328,10 @@ class Pipeline:
                 pixels = self.pixels(feed)
                 for text in (*feed.warnings, suspicion(pixels)):
                     if text:
-                        warnings.warn(text, PictureWarning, stacklevel=3)
+                        # Each time, and kept nowhere: texts quote prompts.
+                        warnings.warn_explicit(
+                            text, PictureWarning, "genedge", 1, module=__name__, registry={}
+                        )
                 image = to_image(pixels, ground)
                 image.info.update(self.about(feed))
                 yield image
@@ -343,9 +366,10 @@ def _words(directory: Path, words: Words) -> WordTokenizer:
 def load(path: str | Path, threads: int = 1, check: bool = True) -> Pipeline:
     """Opens an artifact's folder, or a bundled one by its name ("emoji").
 
-    threads: that one picture is drawn on; ExecuTorch has one pool for all its artifacts, and the
-    last load sets it. check: compare every file's sha256 first. Raises BadInput where the folder is
-    no artifact or damaged, MissingProgram where its runtime is not installed.
+    threads: that one picture is drawn on; ExecuTorch has one pool for all its artifacts, so those
+    that are loaded at a time have one number. check: compare every file's sha256 first. Raises
+    BadInput where the folder is no artifact or damaged, or that number another, MissingProgram where
+    its runtime is not installed.
     """
     if threads < 1:
         raise BadInput(f"threads {threads} is too small; use 1 or more")

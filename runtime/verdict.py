@@ -213,6 +213,10 @@ def judge(
         floor = found["stored_int8_floor"]
         note = "int8 is claimed, but the files store floats"
         add("stored_int8", found["stored_int8"], floor, True, "", note)
+    elif artifact.precision == "int8" and found.get("unread"):
+        rows.append(
+            Row(name, "stored_int8", "not looked at", "", True, found["unread"], "reported")
+        )
     if artifact.precision == "int8" and artifact.cpu != "portable" and not cpu_has_vnni():
         reason = f"exported for {artifact.cpu}; this CPU has no VNNI, 8-bit weights saturate"
         rows.append(Row(name, "cpu_profile", reason, "portable", False))

@@ -69,7 +69,7 @@ def metrics_row(seed: int, side: int) -> dict[str, object]:
 
 
 def pixels_row(seed: int, layout: str, low: float) -> dict[str, object]:
-    channels = {"gray": 1, "rgb": 3, "rgba-premultiplied": 4}[layout]
+    channels = {"gray": 1, "rgb": 3}.get(layout, 4)
     signature = Signature({}, "picture", TensorSpec("float32", (1, channels, 8, 8), low, 1), layout)
     values = noise(seed, (1, channels, 8, 8)) / np.float32(4) + np.float32(0.5)
     rgba = to_pixels(values, signature).tobytes().hex()
@@ -96,7 +96,7 @@ def main() -> None:
         "metrics": [metrics_row(seed, side) for seed, side in ((3, 16), (5, 32), (7, 12))],
         "pixels": [
             pixels_row(seed, layout, low)
-            for seed, layout in enumerate(("gray", "rgb", "rgba-premultiplied"), 11)
+            for seed, layout in enumerate(("gray", "rgb", "rgba-premultiplied", "rgba"), 11)
             for low in (0.0, -1.0)
         ],
     }

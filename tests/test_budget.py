@@ -57,6 +57,10 @@ def written(tmp_path, text):
         ("[limits.a.onnx.int8]\n" + RATIO.replace("0.5", "0"), "a number of at least 1e-09"),
         ("[limits.a.onnx.int8]\n" + RATIO.replace("cpu", "threads = 0, cpu"), "from 1 to 256"),
         ("[limits.a.onnx.int8]\nno_loss = 3", "must be like"),
+        (
+            '[limits.a.onnx.int8]\nmax_cold_start = { seconds = 1, cpu = "vnni", threads = 2 }',
+            "measured on one thread",
+        ),
         ("[scores.emoji]\ntrain_psnr = [1, 2]", "file must name what genedge evaluate"),
         ('[scores.emoji]\nfile = "s.json"', "names no score"),
         ('[scores.emoji]\nfile = "s.json"\na = 3', "must be a band"),

@@ -204,6 +204,15 @@ def test_what_windows_puts_before_a_file_is_no_part_of_the_first_prompt(artifact
     assert drawn == ["red apple", "blue\u2028face"]
 
 
+def test_pictures_that_differ_have_names_that_differ(artifact, tmp_path):
+    asked = (["苹果"], ["狗"], ["rocket"], ["rocket", "--style", "flat"])
+    for words in asked:
+        done = genedge("generate", *words, "--artifact", artifact, "--seed", 1, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    names = {"苹果-1.png", "狗-1.png", "rocket-1.png", "rocket-flat-1.png"}
+    assert {p.name for p in tmp_path.glob("*.png")} == names
+
+
 def test_the_largest_seed_draws(artifact, tmp_path):
     done = genedge("generate", "apple", "--artifact", artifact, "--seed", 2**63 - 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from genedge.runtime.errors import BadInput
 from genedge.runtime.files import replacing
+from genedge.toolkit.verbs.options import check_writable
 
 
 def half_written(path):
@@ -52,3 +54,10 @@ def test_a_pipe_is_written_to(tmp_path):
 def test_a_device_is_written_to():
     with replacing(Path(os.devnull)) as place:
         assert place == Path(os.devnull)
+
+
+def test_a_device_is_written_where_its_folder_can_not_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == Path(os.devnull))
+    check_writable(Path(os.devnull))
+    with pytest.raises(BadInput, match="no right to write"):
+        check_writable(tmp_path / "report.json")

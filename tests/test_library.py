@@ -1,9 +1,12 @@
 """The runtime as a library: what docs/library.md promises."""
 
+import os
 import re
 import subprocess
 import sys
+import threading
 import typing
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from PIL import Image
 
 from genedge.recipes import TARGETS
 from genedge.runtime import GenedgeError, PictureWarning, Pipeline, load
+from genedge.runtime.silence import silenced
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,3 +125,73 @@ def test_importing_it_loads_nothing_heavy():
         "from genedge.runtime import load; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_warning_comes_each_time_and_is_kept_nowhere(artifacts):
+    with load(artifacts["onnx", "fp32"]) as model:
+        for _ in range(2):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("default")
+                model.generate("red apple " * 8, seed=1)
+                model.generate("red apple " * 8, seed=1)
+            assert len([w for w in said if w.category is PictureWarning]) == 2
+    kept = (vars(m).get("__warningregistry__", {}) for m in list(sys.modules.values()) if m)
+    assert not any("too long" in str(key) for registry in kept for key in registry)
+
+
+def test_an_unknown_picture_is_refused(model):
+    with pytest.raises(GenedgeError, match="'image': this generator has no such image input"):
+        model.generate("red apple", images={"image": Image.new("RGB", (8, 8))})
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [(MemoryError(), "memory ran out"), (RuntimeError("bad\nallocation"), "onnx stopped while")],
+)
+def test_a_runtime_that_stops_is_named(artifacts, problem, message):
+    def stop(inputs):
+        raise problem
+
+    with load(artifacts["onnx", "fp32"]) as model:
+        model.runs[-1] = stop
+        with pytest.raises(GenedgeError, match=message):
+            model.generate("red apple", seed=1)
+
+
+def test_executorch_s_pool_is_not_changed_under_what_draws_on_it(artifacts):
+    code = f"""
+import gc
+from genedge.runtime import GenedgeError, load
+folder = {str(artifacts["executorch", "fp32"])!r}
+one, again = load(folder), load(folder)
+assert again.generate("red apple", seed=1) == one.generate("red apple", seed=1)
+try:
+    load(folder, threads=2)
+except GenedgeError as problem:
+    print(problem)
+one.close()
+again.close()
+gc.collect()
+load(folder, threads=2).generate("red apple", seed=1)
+print("drawn on two")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"draws on 1 thread.* loaded on 2.*\ndrawn on two", done.stdout)
+
+
+def test_stderr_comes_back_after_two_loads_at_a_time(capfd):
+    started, go = threading.Barrier(2), threading.Event()
+
+    def quiet():
+        started.wait()
+        with silenced():
+            go.wait(0.2)
+
+    both = [threading.Thread(target=quiet) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"

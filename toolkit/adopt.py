@@ -321,7 +321,7 @@ def adopt(
             "measured": {},
         }
         if generator.tokenizer is not None:
-            (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
+            (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json, encoding="utf-8")
             row["tokenizer"] = file_json(stored(folder / TOKENIZER_FILE))
         write_manifest(folder, row)
         _check_output(parts[-1], generator, folder)

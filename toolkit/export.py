@@ -40,7 +40,7 @@ from genedge.runtime.verify import Limits, default_limits, judge
 
 from .estimate import LARGE, check_room, estimated
 from .fallback import keep_float
-from .generator import TOKENIZER_FILE, Generator, golden_seed
+from .generator import TOKENIZER_FILE, Generator, golden_seed, still
 from .lowering import can_not_lower
 from .mapped import let_go
 from .pipeline import SampledGenerator, manifest_rows
@@ -205,6 +205,7 @@ def export(
         raise BadInput("executorch has no fp16 here; use --precision fp32 or int8")
     if not generator.golden:
         raise BadInput(f"{generator.name} lists no golden prompts; artifacts could not be verified")
+    still(generator)
     recipes = {t: _recipe(t) for t in targets}
     folders = {t: directory_of(out, generator.name, t, precision, cpu) for t in targets}
     for folder in folders.values():
@@ -345,7 +346,7 @@ def _export_one(
             row |= manifest_rows(generator, folder)
             row["plan"] = quantized.plan if quantized else {}
         if generator.tokenizer is not None:
-            (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
+            (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json, encoding="utf-8")
             row["tokenizer"] = file_json(stored(folder / TOKENIZER_FILE))
         write_manifest(folder, row)
         if read_artifact(folder).bytes >= LARGE:  # another process needs the memory now

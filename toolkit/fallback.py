@@ -26,6 +26,7 @@ from .generator import Generator, golden_seed
 from .grids import Grid, with_grids
 from .quantize import Quantized, calibrate, quantize, simulated
 from .quantizer import ACTIVATIONS, LAYERS, layer_name
+from .rewriting import tensor_of
 from .taps import full_name
 
 RANK_PROMPTS = 8
@@ -90,7 +91,7 @@ def _prepared(prepared: GraphModule, component: str) -> _Graph:
             writer = _layer_of(source, component)
             around[grid] |= {writer} if writer else _ends(node, False, component)
             if source.op == "get_attr":
-                size = prepared.get_parameter(str(source.target)).numel() * 4
+                size = tensor_of(prepared, source).numel() * 4
                 for layer in _ends(node, True, component):
                     weights[layer] = weights.get(layer, 0) + size
         elif (name := _layer_of(node, component)) is not None:
@@ -125,7 +126,7 @@ def keep_float(
     weights = {k: v for g in graphs.values() for k, v in g.weights.items()}
     feeds = [
         generator.tensors(generator.prepare(p, seed=i))
-        for i, p in enumerate(generator.calibration[:RANK_PROMPTS])
+        for i, p in enumerate(generator.calibration[:RANK_PROMPTS] or ("",))
     ]
     search = _Search(generator, graphs, weights, feeds, report)
     reached = score

@@ -94,8 +94,9 @@ def finish(
 
 def corrected(prepared: GraphModule, compared: Compared) -> Finished:
     """The best of `finish` with and without each correction: flat ground kept (FLAT) and no mean error
-    (SIGNED) before all, then nearest to float. Of several outputs none is corrected."""
-    without, one = compared.without, len(compared.component.outputs) == 1
+    (SIGNED) before all, then nearest to float. Of several outputs none is corrected, nor whole numbers."""
+    without, component = compared.without, compared.component
+    one = len(component.outputs) == 1 and compared.targets[0].is_floating_point()
     stretches = one and ends_in_picture(prepared)
     ways = itertools.product(
         (False, True) if stretches and "flat" not in without else (False,),
@@ -144,7 +145,9 @@ def _error(
     total = 0.0
     for outputs, tensors in zip(results, wanted, strict=True):
         for name, output in zip(component.outputs, outputs, strict=True):
-            total += math.log10(float((output - tensors[name]).square().mean()) + 1e-20)
+            total += math.log10(
+                float((output.float() - tensors[name].float()).square().mean()) + 1e-20
+            )
     return total / len(results)
 
 

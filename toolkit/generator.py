@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from genedge.runtime.artifact import writing
 from genedge.runtime.errors import BadInput, GenedgeError
@@ -180,16 +181,20 @@ def save(
         for component in generator.components:
             weights = component.module.state_dict().items()
             tensors: dict[str, Tensor] = {}
+            kept: set[int] = set()  # modules that are held twice have one storage
             for key, value in weights:
                 packed = as_int8(value) if half else None
-                tensors[key] = packed[0] if packed else value.to(_dtype(value, half)).contiguous()
+                plain = value.to(_dtype(value, half)).contiguous()
+                plain = plain.clone() if plain.data_ptr() in kept else plain
+                kept.add(plain.data_ptr())
+                tensors[key] = packed[0] if packed else plain
                 if packed:
                     tensors[key + STEPS], schema = packed[1], _SCHEMA
             save_file(tensors, folder / f"{component.name}.safetensors")
             (folder / f"{component.name}.safetensors").chmod(0o644)  # the library writes 0600
-        (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json)
+        (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json, encoding="utf-8")
         for name, text in (beside or {}).items():
-            (folder / name).write_text(text)
+            (folder / name).write_text(text, encoding="utf-8")
         if generator.pictures:
             arrays = {
                 f"{which}:{n}": np.stack([generator.pictures[p][n] for p in prompts])
@@ -211,7 +216,8 @@ def save(
             "golden": list(generator.golden),
             "history": list(generator.history),
         }
-        (folder / GENERATOR_FILE).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(row, indent=1, ensure_ascii=False) + "\n"
+        (folder / GENERATOR_FILE).write_text(text, encoding="utf-8")
 
 
 def _dtype(tensor: Tensor, half: bool) -> torch.dtype:
@@ -313,7 +319,7 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
     if not path.is_file():
         raise BadInput(f"{directory} holds no {GENERATOR_FILE}; name a folder saved by genedge")
     try:
-        row = json.loads(path.read_text())
+        row = json.loads(path.read_text(encoding="utf-8"))
         if row["schema"] > _SCHEMA:
             raise BadInput(f"{path}: schema {row['schema']} is newer; update genedge")
         signature = signature_from_json(row["signature"], str(path))
@@ -360,7 +366,9 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
         components=components,
         signature=signature,
         tokenizer=tokenizer,
-        tokenizer_json=(directory / TOKENIZER_FILE).read_text() if tokenizer else "",
+        tokenizer_json=(directory / TOKENIZER_FILE).read_text(encoding="utf-8")
+        if tokenizer
+        else "",
         calibration=prompts[0],
         golden=prompts[1],
         constructor=str(row["constructor"]),
@@ -378,6 +386,13 @@ def called(function: Callable[..., Any], name: str) -> Any:
     except Exception as problem:
         line = (str(problem).strip().splitlines() or [""])[0][:200]
         raise BadInput(f"{name} raised {type(problem).__name__}: {line}") from problem
+
+
+def still(generator: Generator) -> None:
+    """Its modules as they draw: norms and dropout in evaluation. Graphs of torch.export are so."""
+    for component in generator.components:
+        if component.module.training and not isinstance(component.module, GraphModule):
+            component.module.eval()
 
 
 def resolve(model: str, pipeline: Mapping[str, Any] | None = None) -> Generator:
@@ -409,6 +424,7 @@ def resolve(model: str, pipeline: Mapping[str, Any] | None = None) -> Generator:
             )
         if not isinstance(made, Generator):
             raise BadInput(f"{model} returned {type(made).__name__}, not a Generator")
+        still(made)
         return made if made.constructor else replace(made, constructor=model)
     if is_pipeline(Path(model)):
         from .pipeline import load_pipeline

@@ -25,7 +25,7 @@ from genedge.runtime.errors import BadInput
 from .drawings import Named, drawn, stacked
 from .generator import Component, Generator
 from .grids import with_grids
-from .observers import PerChannelSquaredErrorObserver, forget_clamped
+from .observers import OF_WEIGHTS, forget_clamped
 from .quantize import ends_of, known_levels, take_levels
 from .quantizer import CommonQuantizer
 from .replace import float_graph
@@ -63,7 +63,7 @@ class HeldGrid(nn.Module):
     def __init__(self, observer: Any) -> None:
         super().__init__()
         scale, zero = observer.calculate_qparams()
-        self.of_weight = isinstance(observer, PerChannelSquaredErrorObserver)
+        self.of_weight = isinstance(observer, OF_WEIGHTS)
         self.axis: int = getattr(observer, "ch_axis", -1)
         self.ends = int(observer.quant_min), int(observer.quant_max)
         self.scale: Tensor

@@ -89,6 +89,9 @@ class PortablePerChannelTransposedObserver(PerChannelTransposedObserver):
     portable = True
 
 
+OF_WEIGHTS = (PerChannelSquaredErrorObserver, PerChannelTransposedObserver)
+
+
 def forget_clamped(prepared: GraphModule) -> int:
     """Takes steps of the grid away from values that a clamp behind a sum makes alike anyway.
 
@@ -100,7 +103,7 @@ def forget_clamped(prepared: GraphModule) -> int:
     changed = 0
     for node in prepared.graph.nodes:
         users = list(node.users)
-        if node.target is not _aten.add.Tensor or len(users) != 1:
+        if node.target is not _aten.add.Tensor or node.kwargs or len(users) != 1:  # alpha is one
             continue
         if users[0].target is _aten.relu.default:
             low, high = 0.0, float("inf")

@@ -163,7 +163,7 @@ def _shape(
         line = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]
         takes = ", ".join(f"{n} {list(s.shape)}" for n, s in signature.inputs.items())
         raise BadInput(f"{name} can not be run on {takes}: {line}") from problem
-    if isinstance(result, (tuple, list)) and len(result) == 1:
+    if isinstance(result, tuple) and len(result) == 1:
         result, again = result[0], again[0]
     if not isinstance(result, Tensor) or result.dim() != 4 or result.shape[0] != 1:
         what = list(result.shape) if isinstance(result, Tensor) else type(result).__name__

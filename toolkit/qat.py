@@ -19,7 +19,8 @@ from torch.fx import GraphModule
 
 from .generator import Component, Generator
 from .grids import Grid, with_grids
-from .observers import PerChannelSquaredErrorObserver
+from .observers import OF_WEIGHTS
+from .rewriting import tensor_of
 from .train import Stateful, adam, falling, run_phase, set_rates
 
 BATCH = 8  # pictures a step
@@ -67,7 +68,7 @@ def train_grids(
     observers = {
         name: copy.deepcopy(observer)
         for name, observer in graph.named_modules()
-        if isinstance(observer, PerChannelSquaredErrorObserver)
+        if isinstance(observer, OF_WEIGHTS)
     }
     grids = with_grids(graph, Grid)
     inside = {id(p) for g in grids.values() for p in g.parameters()}
@@ -133,7 +134,7 @@ def _with_observers(graph: GraphModule, observers: Mapping[str, nn.Module]) -> G
             continue
         grid: Any = graph.get_submodule(str(node.target))
         assert isinstance(grid, Grid)
-        weight = graph.get_parameter(str(node.args[0].target))
+        weight = tensor_of(graph, node.args[0])
         weight.copy_(grid(weight))
         observer = observers[str(node.target)]
         observer(weight)

@@ -50,6 +50,7 @@ OBSERVERS: dict[str, Any] = {
 EQUALIZED = {"histogram-equalized": 0.5}
 _OF_PRELU = 0.75
 COMPARED_PROMPTS = 64
+NOISES = 64  # that calibrate a generator which takes no text and lists no prompts
 # What makes int8 better than min-max and can be left out (`without`); docs/quantization.md has what
 # each buys.
 PARTS = (
@@ -88,24 +89,34 @@ class Quantized:
 
 
 class Int8Embedding(nn.Module):
-    """A token table of int8 values and one scale: gathers, then converts."""
+    """A token table of int8 values and one scale: gathers, then converts. Otherwise it is asked as
+    nn.Embedding is."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, padding_idx: int | None = None) -> None:
         super().__init__()
         self.table: Tensor
+        self.num_embeddings, self.embedding_dim = weight.shape
+        self.padding_idx = padding_idx
         self.scale = float(weight.abs().max()) / 127
         self.register_buffer("table", (weight / self.scale).round().clamp(-127, 127).to(torch.int8))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self.table).to(torch.float32) * self.scale
 
+    @property
+    def weight(self) -> Tensor:
+        """All rows, float32, as they are gathered."""
+        return self.table.to(torch.float32) * self.scale
+
 
 def with_int8_tables(module: nn.Module) -> nn.Module:
+    """A copy whose tables are int8, but for those of classes with a forward of their own."""
     module = copy.deepcopy(module)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Embedding):
-                setattr(parent, name, Int8Embedding(child.weight.detach()))
+            gathers = getattr(type(child), "forward", None) is nn.Embedding.forward
+            if isinstance(child, nn.Embedding) and gathers and child.max_norm is None:
+                setattr(parent, name, Int8Embedding(child.weight.detach(), child.padding_idx))
     return module
 
 
@@ -147,7 +158,8 @@ def calibrate(
     ways: by component, which of OBSERVERS. without: some of PARTS. Also returns the float graphs that
     they were made of.
     """
-    prompts = generator.calibration[:calibration] or ("",)
+    untold = ("",) * (1 if generator.signature.takes_text else NOISES)
+    prompts = generator.calibration[:calibration] or untold
     few = [
         generator.tensors(generator.prepare(prompt, seed=i))
         for i, prompt in enumerate(prompts[:COMPARED_PROMPTS])

@@ -32,8 +32,8 @@ from .observers import (
 from .rewriting import FLOAT
 
 _aten = torch.ops.aten
-_TRANSPOSED = _aten.conv_transpose2d.input
-WEIGHTED = (_aten.conv2d.default, _aten.linear.default, _TRANSPOSED)
+TRANSPOSED = _aten.conv_transpose2d.input
+WEIGHTED = (_aten.conv2d.default, _aten.linear.default, TRANSPOSED)
 _BINARY = {_aten.add.Tensor, _aten.mul.Tensor}
 ACTIVATIONS = {_aten.relu.default, _aten.hardtanh.default}
 # What counts as a layer where losses are told apart: the weighted ones first.
@@ -130,7 +130,7 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
     def _of(self, source: Node) -> QuantizationSpec:
         """How a result is rounded: around zero where a transposed convolution reads negative numbers,
         which OpenVINO computes in float where zero is not the grid's own."""
-        read = _reach(source, lambda n: n.target is _TRANSPOSED and _one_group(n), _COPIES)
+        read = _reach(source, lambda n: n.target is TRANSPOSED and _one_group(n), _COPIES)
         return self.symmetric if read and not _never_negative(source) else self.activation
 
     def _join(self, node: Node) -> QuantizationAnnotation:
@@ -161,8 +161,8 @@ class CommonQuantizer(Quantizer):  # type: ignore[misc]
                 continue
             if self._kept(node):
                 continue
-            if node.target in WEIGHTED and (node.target is not _TRANSPOSED or _one_group(node)):
-                weight = self.transposed if node.target is _TRANSPOSED else self.weight
+            if node.target in WEIGHTED and (node.target is not TRANSPOSED or _one_group(node)):
+                weight = self.transposed if node.target is TRANSPOSED else self.weight
                 inputs = {node.args[0]: self._input(node.args[0]), node.args[1]: weight}
             elif node.target in _BINARY and all(_is_float(a) for a in node.args[:2]):
                 inputs = {a: self._input(a) for a in node.args[:2]}

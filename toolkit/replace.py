@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
@@ -24,6 +25,7 @@ from .programs import example_inputs, export_module
 from .rewriting import argument, shape, write
 
 PROOF_DB = 100.0
+_LAYERS = ("aten.conv", "aten.linear")  # that a batch norm behind them is folded into
 _aten = torch.ops.aten
 _NEAREST = (_aten.upsample_nearest2d.vec, _aten.upsample_nearest2d.default)
 
@@ -95,6 +97,103 @@ def replace_group_norm(graph: GraphModule) -> int:
             x, rest = group_norm(x, groups, eps), iter(affine)
             x = x * next(rest).view(wide) if kinds[0] else x
             return x + next(rest).view(wide) if kinds[1] else x
+
+        inputs = [node.args[0], *(g for g in given if isinstance(g, Node))]
+        write(graph, node, written, inputs, in_float=True)
+        count += 1
+    return count
+
+
+def replace_rows(graph: GraphModule) -> int:
+    """conv1d → conv2d of pictures that are one row high, as int8 knows it. ExecuTorch can not lower a
+    float one behind int8."""
+    count = 0
+    for node in list(graph.graph.nodes):
+        known = node.target in (_aten.conv1d.default, _aten.conv1d.padding)
+        if not known or len(shape(node.args[0])) != 3:
+            continue
+        stride, dilation = (int(argument(node, n, [1])[0]) for n in ("stride", "dilation"))
+        padding, groups = argument(node, "padding", [0]), int(argument(node, "groups", 1))
+        padding = padding if isinstance(padding, str) else (0, int(padding[0]))
+
+        def written(
+            x: Tensor, weight: Tensor, bias: Tensor | None = None, *,
+            padding: str | tuple[int, int] = padding, stride: int = stride,
+            dilation: int = dilation, groups: int = groups,
+        ) -> Tensor:  # fmt: skip
+            tall, steps = weight.unsqueeze(2), ((1, stride), (1, dilation))
+            x = torch.conv2d(x.unsqueeze(2), tall, bias, steps[0], padding, steps[1], groups)
+            return x.flatten(2)
+
+        bias = argument(node, "bias")
+        inputs = [*node.args[:2], *([bias] if isinstance(bias, Node) else [])]
+        write(graph, node, written, inputs, in_float=False)
+        count += 1
+    return count
+
+
+def replace_padding(graph: GraphModule) -> int:
+    """conv2d with padding "same" or "valid" → with numbers, as int8 knows it."""
+    count = 0
+    for node in list(graph.graph.nodes):
+        if node.target is not _aten.conv2d.padding:
+            continue
+        word = argument(node, "padding", "valid")
+        stride, dilation = (argument(node, n, [1, 1]) for n in ("stride", "dilation"))
+        groups, kernel = argument(node, "groups", 1), shape(node.args[1])[2:]
+        around = [
+            d * (k - 1) if word == "same" else 0 for d, k in zip(dilation, kernel, strict=True)
+        ]
+        least, more = [a // 2 for a in around], [a % 2 for a in around]  # torch's more is behind
+
+        def written(
+            x: Tensor, weight: Tensor, bias: Tensor | None = None, *,
+            more: tuple[int, ...] = tuple(more), least: tuple[int, ...] = tuple(least),
+            stride: tuple[int, ...] = tuple(stride), dilation: tuple[int, ...] = tuple(dilation),
+            groups: int = groups,
+        ) -> Tensor:  # fmt: skip
+            x = F.pad(x, (0, more[1], 0, more[0])) if any(more) else x
+            return torch.conv2d(x, weight, bias, stride, least, dilation, groups)
+
+        bias = argument(node, "bias")
+        inputs = [*node.args[:2], *([bias] if isinstance(bias, Node) else [])]
+        write(graph, node, written, inputs, in_float=False)
+        count += 1
+    return count
+
+
+def replace_norm(graph: GraphModule) -> int:
+    """Batch norm that can not be folded into the layer before it → scale and shift.
+
+    Where others read that layer, or its weights, folding would change what they read; a norm without
+    running statistics takes the picture's own.
+    """
+    count = 0
+    for node in list(graph.graph.nodes):
+        if node.target is not _aten.batch_norm.default or len(shape(node.args[0])) not in (3, 4):
+            continue
+        layer, wide = node.args[0], (1, -1, *[1] * (len(shape(node.args[0])) - 2))
+        given = [argument(node, n) for n in ("weight", "bias", "running_mean", "running_var")]
+        kinds, eps = tuple(isinstance(g, Node) for g in given), float(argument(node, "eps"))
+        own = not all(kinds[2:])
+        folded = layer.op == "call_function" and str(layer.target).startswith(_LAYERS)
+        if not own and not (folded and max(len(n.users) for n in (layer, layer.args[1])) > 1):
+            continue
+
+        def written(
+            x: Tensor, *rest: Tensor, kinds: tuple[bool, ...] = kinds, eps: float = eps,
+            wide: tuple[int, ...] = wide, own: bool = own,
+        ) -> Tensor:  # fmt: skip
+            left = iter(rest)
+            scale, shift, mean, variance = (next(left) if k else None for k in kinds)
+            if own:
+                x = group_norm(x, x.shape[1], eps)
+            else:
+                assert mean is not None
+                assert variance is not None
+                x = (x - mean.view(wide)) * torch.rsqrt(variance + eps).view(wide)
+            x = x * scale.view(wide) if scale is not None else x
+            return x + shift.view(wide) if shift is not None else x
 
         inputs = [node.args[0], *(g for g in given if isinstance(g, Node))]
         write(graph, node, written, inputs, in_float=True)
@@ -191,6 +290,9 @@ def replace_clamp(graph: GraphModule) -> int:
 
 PASSES = (
     replace_in_place,
+    replace_rows,
+    replace_padding,
+    replace_norm,
     fold_constants,
     replace_group_norm,
     replace_attention,

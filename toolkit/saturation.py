@@ -90,18 +90,19 @@ def preflight(small: Mapping[str, GraphModule]) -> list[Risk]:
 
     Activations may be anything from 0 to 255: calibrated ranges are mapped onto all of it.
     """
-    from .quantizer import LAYERS, layer_name
+    from .quantizer import TRANSPOSED, WEIGHTED, layer_name
     from .taps import full_name
 
     found = []
     for component, graph in small.items():
         for node in graph.graph.nodes:
-            if node.target not in LAYERS[:2] or node.args[1].op != "call_function":
+            if node.target not in WEIGHTED or node.args[1].op != "call_function":
                 continue
             values: object = graph
             for part in str(node.args[1].args[0].target).split("."):
                 values = getattr(values, part)
             assert isinstance(values, Tensor)
+            values = values.transpose(0, 1) if node.target is TRANSPOSED else values  # by output
             sums = largest_pair(values.to(torch.int32)) * ACTIVATION_MAX
             name = full_name(component, layer_name(node))
             found.append(Risk(name, int(sums.max()), int((sums > HIGH).sum()), sums.numel()))

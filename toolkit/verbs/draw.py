@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -37,9 +38,13 @@ def _prompts(prompt: str | None, file: Path | None, takes_text: bool) -> list[st
     return [prompt or ""] if file is None else read_prompts(file)
 
 
-def _numbered(out: Path | None, prompt: str, seed: int, index: int, total: int) -> Path:
+def _numbered(
+    out: Path | None, prompt: str, seed: int, index: int, total: int, more: Sequence[str] = ()
+) -> Path:
+    """more: what else the picture was asked to be, in the name where it is made here."""
     if out is None:
-        slug = re.sub("[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "picture"
+        words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:40].strip("-") or "picture"
+        slug = "-".join([words, *more])
         return Path(f"{slug}-{seed}.png" if total == 1 else f"{slug}-{seed}-{index + 1}.png")
     if out.suffix.lower() != ".png":
         raise BadInput(f"{out} must end in .png")
@@ -117,7 +122,8 @@ def generate(
         if upscaler is not None:
             pixels = enlarged(pixels, by(upscaler), ground)
         drawn = to_image(pixels, ground)
-        path = _numbered(out, feed.prompt, feed.seed, i, total)
+        more = [m for m in (style, "upscaled" if upscale else "") if m]
+        path = _numbered(out, feed.prompt, feed.seed, i, total, more)
         about = {"Software": "genedge", **pipeline.about(feed)}
         if upscaler is not None:
             about["upscaler"] = upscaler.artifact.hash

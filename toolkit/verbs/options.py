@@ -43,7 +43,8 @@ def check_writable(*paths: Path | None) -> None:
             continue
         if path.is_dir():
             raise BadInput(f"{path} can not be written (it is a folder); name a file")
-        if not os.access(path.parent, os.W_OK):
+        as_it_is = path.exists() and not path.is_file()  # a pipe, /dev/stdout
+        if not os.access(path if as_it_is else path.parent, os.W_OK):
             raise BadInput(
                 f"{path} can not be written (no such folder, or no right to write in it)"
             )

@@ -169,10 +169,10 @@ def _code(text: str) -> str:
 
 def read_emoji(names: Path, tags: Path) -> tuple[Emoji, ...]:
     """Every emoji of Unicode but flags and skin tones, in the standard's order."""
-    table = json.loads((names / "data-by-emoji.json").read_text())
+    table = json.loads((names / "data-by-emoji.json").read_text(encoding="utf-8"))
     words = {
         _code(e["hexcode"]): tuple(e.get("tags", ()))
-        for e in json.loads((tags / "en" / "data.json").read_text())
+        for e in json.loads((tags / "en" / "data.json").read_text(encoding="utf-8"))
     }
     found = []
     for text, entry in table.items():
@@ -198,7 +198,7 @@ def translations(cache: Path, language: str) -> dict[str, tuple[str, tuple[str, 
     table = fetch(_TAGS, cache / "packages") / language / "data.json"
     return {
         _code(e["hexcode"]): (e["label"], tuple(e.get("tags", ())))
-        for e in json.loads(table.read_text())
+        for e in json.loads(table.read_text(encoding="utf-8"))
     }
 
 
@@ -208,7 +208,7 @@ def searched_by(cache: Path) -> dict[str, tuple[str, ...]]:
     table = fetch(_SEARCHED, cache / "packages") / "dist" / "emoji-en-US.json"
     return {
         symbol.replace("\ufe0f", ""): tuple(w.replace("_", " ") for w in words)
-        for symbol, words in json.loads(table.read_text()).items()
+        for symbol, words in json.loads(table.read_text(encoding="utf-8")).items()
     }
 
 
@@ -257,7 +257,7 @@ def _icon_sources(
     folder: Path, codes_by_name: dict[str, str]
 ) -> dict[str, Callable[[], np.ndarray]]:
     """Code → a function that draws it, for one icon set of SVG bodies."""
-    icons = json.loads((folder / "icons.json").read_text())
+    icons = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
     bodies, aliases = icons["icons"], icons.get("aliases", {})
 
     def source(name: str) -> Callable[[], np.ndarray]:
@@ -280,7 +280,9 @@ def _names_to_codes(folders: dict[str, Path], emoji: tuple[Emoji, ...]) -> dict[
     """Icon name → code: by Unicode's name, else by the code points that three icon sets list."""
     codes: dict[str, str] = {}
     for style in ("noto", "twemoji", "flat"):
-        for text, name in json.loads((folders[style] / "chars.json").read_text()).items():
+        for text, name in json.loads(
+            (folders[style] / "chars.json").read_text(encoding="utf-8")
+        ).items():
             codes.setdefault(name, _code(text))
     return codes | {_slug(e.name): e.code for e in emoji}
 
@@ -330,7 +332,9 @@ def build(cache: Path, report: Callable[[str, int, int], None]) -> Path:
     partial.mkdir(parents=True)
     np.save(partial / "pictures.npy", np.stack(pictures))
     np.save(partial / "rows.npy", np.array(rows, np.int64))
-    (partial / "emoji.json").write_text(json.dumps([vars(e) for e in emoji], ensure_ascii=False))
+    (partial / "emoji.json").write_text(
+        json.dumps([vars(e) for e in emoji], ensure_ascii=False), encoding="utf-8"
+    )
     partial.rename(folder)
     return folder
 
@@ -340,7 +344,7 @@ def load(folder: Path) -> Art:
     rows = np.load(folder / "rows.npy")
     emoji = tuple(
         Emoji(**{**e, "tags": tuple(e["tags"])})
-        for e in json.loads((folder / "emoji.json").read_text())
+        for e in json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
     )
     return Art(
         pictures=np.load(folder / "pictures.npy", mmap_mode="r"),

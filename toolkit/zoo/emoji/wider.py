@@ -66,14 +66,14 @@ def synsets(folder: Path) -> list[Synset]:
     found = []
     for kind in ("noun", "verb", "adj"):
         met = set()
-        for line in (folder / "dict" / f"index.{kind}").read_text().splitlines():
+        for line in (folder / "dict" / f"index.{kind}").read_text(encoding="utf-8").splitlines():
             fields = line.split()
             if not line.startswith("  ") and int(fields[4 + int(fields[3]) + 1]) > 0:
                 met.add(fields[0])
         words: dict[str, list[str]] = {}  # by the place in the file
         above: dict[str, list[str]] = {}
         kept: list[tuple[str, str, bool]] = []
-        for line in (folder / "dict" / f"data.{kind}").read_text().splitlines():
+        for line in (folder / "dict" / f"data.{kind}").read_text(encoding="utf-8").splitlines():
             if line.startswith("  "):
                 continue
             head, _, gloss = line.partition("|")
@@ -195,7 +195,7 @@ def wider_words(
     """
     path = work / "wider.json"
     if path.exists():
-        return {w: tuple(rows) for w, rows in json.loads(path.read_text()).items()}
+        return {w: tuple(rows) for w, rows in json.loads(path.read_text(encoding="utf-8")).items()}
     from .text import teacher_embeddings
 
     report("wider", 0, 1, {})
@@ -223,7 +223,7 @@ def wider_words(
             found[prompt] = tuple(rows[j] for j in close)
     work.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(found, ensure_ascii=False))
+    partial.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
     partial.replace(path)
     report("wider", 1, 1, {})
     return found

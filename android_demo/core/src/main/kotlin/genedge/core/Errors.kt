@@ -12,7 +12,7 @@ class BadRequest(message: String) : GenedgeException(message)
 /** A file of an artifact is missing, cut short, changed, or not what manifest.json says. */
 class DamagedArtifact(message: String, cause: Throwable? = null) : GenedgeException(message, cause)
 
-/** A whole artifact that this library can not draw with: newer, for another target, a pipeline. */
+/** A whole artifact that this library can not draw with: newer, for another target, a pipeline, from pictures. */
 class UnsupportedArtifact(message: String) : GenedgeException(message)
 
 /** Storage is full, memory ran out, or a file can not be written. */

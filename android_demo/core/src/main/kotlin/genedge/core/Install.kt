@@ -11,12 +11,14 @@ import java.util.zip.ZipInputStream
 
 private const val PARTIAL = ".partial-"
 private const val MOST_FILES = 64
+private const val FINDERS = "__MACOSX/" // what macOS knows of the files beside, in zips that it makes
 private const val SPARE = 1L shl 20
 
 /**
  * Copies an artifact out of where it is no file (an APK's assets) into a folder below [home], each
  * file as a stream, hashed on its way. The folder gets its name when it is whole; one that is there
- * already is used. [open] gives the artifact's file of that name.
+ * already is used. [open] gives the artifact's file of that name, or throws FileNotFoundException;
+ * golden pictures that are not there are left out.
  *
  * Throws [DamagedArtifact], [UnsupportedArtifact], [EnvironmentFailed], [Cancelled]; then nothing is left.
  */
@@ -36,7 +38,11 @@ fun install(
     return whole(home, folder, total) { partial ->
         var done = 0L
         for (stored in files) {
-            val source = reading(stored.path) { open(stored.path) }
+            val source = if (stored == manifest.golden) {
+                openedIfThere { reading(stored.path) { open(stored.path) } } ?: continue
+            } else {
+                reading(stored.path) { open(stored.path) }
+            }
             source.use { stream ->
                 copy(stream, File(partial, stored.path), stored.bytes, stop) { block, hash ->
                     done += block
@@ -121,6 +127,12 @@ private fun rename(partial: File, folder: File) {
     }
 }
 
+private fun openedIfThere(open: () -> InputStream): InputStream? = try {
+    open()
+} catch (problem: DamagedArtifact) {
+    if (problem.cause is FileNotFoundException) null else throw problem
+}
+
 private fun <T> reading(name: String, read: () -> T): T = try {
     read()
 } catch (problem: FileNotFoundException) {
@@ -198,6 +210,7 @@ private fun unzip(zip: InputStream, partial: File, limit: Long, stop: Stop, prog
     while (true) {
         val entry = zipped { stream.nextEntry } ?: break
         if (entry.isDirectory) continue
+        if (entry.name.startsWith(FINDERS)) continue
         val folder = entry.name.substringBeforeLast('/', "")
         val name = entry.name.substringAfterLast('/')
         if (top == null) top = folder

@@ -14,7 +14,7 @@ private val targets = mapOf("onnx" to "ONNX Runtime", "executorch" to "ExecuTorc
 private val precisions = listOf("fp32", "fp16", "int8")
 private val cpus = listOf("portable", "vnni", "arm")
 private val sources = listOf("prompt", "noise", "meaning", "style")
-private val channels = mapOf("rgba-premultiplied" to 4, "rgb" to 3, "gray" to 1)
+private val channels = mapOf("rgba-premultiplied" to 4, "rgba" to 4, "rgb" to 3, "gray" to 1)
 internal const val LONGEST_MANIFEST = 4 shl 20
 private const val LARGEST_TENSOR = 1L shl 26
 
@@ -80,7 +80,7 @@ fun readArtifact(folder: File): Artifact {
  * Reads manifest.json, schema version 1; [where] names it in messages.
  *
  * Throws [DamagedArtifact] where it is malformed or contradicts itself, [UnsupportedArtifact]
- * where it is newer, for a runtime that is not here, or a pipeline.
+ * where it is newer, for a runtime that is not here, a pipeline, or starts from a picture.
  */
 fun readManifest(stream: InputStream, where: String): Manifest {
     val data = readAtMost(stream, LONGEST_MANIFEST)
@@ -127,7 +127,7 @@ private fun manifestOf(row: JsonObject, data: ByteArray, where: String): Manifes
     }
     val components = row.list("components").map { component(it) }
     if (components.isEmpty()) throw Malformed("components is empty")
-    val signature = signatureOf(row.row("signature"))
+    val signature = signatureOf(row.row("signature"), where)
     checkWiring(components, signature)
     val tokenizer = row.member("tokenizer")?.let { fileOf(it, "tokenizer") }
     if (signature.inputs.values.any { it.source == "prompt" } &&
@@ -220,11 +220,14 @@ private fun spec(row: JsonObject, name: String): TensorSpec {
     )
 }
 
-private fun signatureOf(row: JsonObject): Signature {
+private fun signatureOf(row: JsonObject, where: String): Signature {
     val inputs = LinkedHashMap<String, TensorSpec>()
     val given = row.row("inputs")
     for (name in given.keySet()) {
         val spec = spec(given.row(name), name)
+        if (spec.source == "image") {
+            throw UnsupportedArtifact("$where starts from a picture; this library draws from words and noise alone")
+        }
         if (spec.source !in sources) throw Malformed("input $name comes from ${spec.source}")
         val dtype = if (spec.source == "prompt") "int64" else "float32"
         if (spec.dtype != dtype) throw Malformed("input $name is ${spec.dtype}, not $dtype")

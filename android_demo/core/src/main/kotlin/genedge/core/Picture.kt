@@ -41,7 +41,7 @@ fun parseBackground(text: String): Ground? {
 /**
  * float32 (1, C, H, W) → pixels. Each value becomes the nearest of 256 levels between the output's
  * low and high. Premultiplied colour is first limited to alpha, then divided: (255 p + ⌊a/2⌋) ÷ a
- * in whole numbers; where alpha is 0 all four are 0. NaN becomes level 0.
+ * in whole numbers; where alpha is 0 all four are 0, in straight `rgba` too. NaN becomes level 0.
  */
 fun toPicture(values: FloatArray, signature: Signature): Picture {
     val spec = signature.output
@@ -53,12 +53,12 @@ fun toPicture(values: FloatArray, signature: Signature): Picture {
     }
     val rgba = ByteArray(4 * plane)
     for (pixel in 0 until plane) {
-        val alpha = if (signature.layout == "rgba-premultiplied") level(3, pixel) else 255
+        val alpha = if (signature.layout.startsWith("rgba")) level(3, pixel) else 255
         for (channel in 0 until 3) {
             val colour = level(if (signature.layout == "gray") 0 else channel, pixel)
-            rgba[4 * pixel + channel] = when (alpha) {
-                255 -> colour
-                0 -> 0
+            rgba[4 * pixel + channel] = when {
+                alpha == 0 -> 0
+                alpha == 255 || signature.layout == "rgba" -> colour
                 else -> (255 * minOf(colour, alpha) + alpha / 2) / alpha
             }.toByte()
         }

@@ -46,7 +46,7 @@ class TensorSpec(
 /**
  * Named inputs, the picture that comes out, and how a prompt fills them.
  *
- * layout: "rgba-premultiplied", "rgb" or "gray". styles: names in the order of the style input.
+ * layout: "rgba-premultiplied", "rgba", "rgb" or "gray". styles: names in the order of the style input.
  * length and pad: ids of a prompt, and the id that fills the rest; null where there is no prompt.
  */
 class Signature(

@@ -76,6 +76,15 @@ class InstallTest {
     }
 
     @Test
+    fun `golden pictures may be left out of what is copied`() {
+        inFolder { home ->
+            val artifact = install(home, { if (it == "golden.npz") throw FileNotFoundException(it) else bundledFile(it) })
+            checkFiles(artifact)
+            assertFalse(File(artifact.folder, "golden.npz").exists())
+        }
+    }
+
+    @Test
     fun `nothing is left of an artifact that is damaged, missing or stopped`() {
         inFolder { home ->
             refused<DamagedArtifact>("text.onnx is missing") {
@@ -169,6 +178,8 @@ class InstallTest {
             val artifact = installZip(home, zip("tiny/" to ByteArray(0), "tiny/$MANIFEST" to tiny, "tiny/image.onnx" to model))
             checkFiles(artifact)
             assertEquals(artifact.folder, installZip(home, zip("image.onnx" to model, MANIFEST to tiny)).folder)
+            val finders = zip("tiny/$MANIFEST" to tiny, "__MACOSX/tiny/._image.onnx" to model, "tiny/image.onnx" to model)
+            assertEquals(artifact.folder, installZip(home, finders).folder)
             assertEquals(1, home.list()!!.size)
         }
     }

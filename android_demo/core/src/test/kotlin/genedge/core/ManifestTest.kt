@@ -56,6 +56,14 @@ class ManifestTest {
     }
 
     @Test
+    fun `a generator that starts from a picture is whole and can not be drawn here`() {
+        refused<UnsupportedArtifact>("starts from a picture") {
+            read(tinyManifest { it.noise().addProperty("source", "image") })
+        }
+        assertEquals("rgba", read(tinyManifest { it.signature().addProperty("layout", "rgba") }).signature.layout)
+    }
+
+    @Test
     fun `a target without a runtime on phones is refused`() {
         refused<UnsupportedArtifact>("--target executorch or onnx") {
             read(tinyManifest { it.addProperty("target", "openvino") })
@@ -85,7 +93,7 @@ class ManifestTest {
             "holds 0" to { it.noise().add("shape", shape(1, 0)) },
             "too large" to { it.noise().add("shape", shape(1, 1 shl 20, 1 shl 20)) },
             "is no whole number" to { it.noise().add("shape", shape(1, 2.5)) },
-            "comes from" to { it.noise().addProperty("source", "image") },
+            "comes from" to { it.noise().addProperty("source", "elsewhere") },
             "not float32" to { it.noise().addProperty("dtype", "int64") },
             "is no pair" to { it.noise().add("range", shape(1)) },
             "range of output is empty" to { it.output().add("range", shape(1, 1)) },

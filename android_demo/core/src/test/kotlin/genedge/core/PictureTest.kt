@@ -62,7 +62,7 @@ class PictureTest {
     fun `pixels equal the shared vectors`() {
         for (row in vectorsOf("pictures", "pixels")) {
             val layout = row.get("layout").asString
-            val channels = if (layout == "gray") 1 else if (layout == "rgb") 3 else 4
+            val channels = mapOf("gray" to 1, "rgb" to 3).getOrDefault(layout, 4)
             val raw = noise(row.get("seed").asLong, channels * 64)
             val values = FloatArray(raw.size) { raw[it] / 4 + 0.5f }
             val drawn = toPicture(values, signature(layout, channels, 8, row.get("low").asDouble))
