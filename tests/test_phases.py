@@ -51,11 +51,9 @@ def art(bundled, monkeypatch):
     for module in (codes, int8):
         monkeypatch.setattr(module, "BATCH", 8)
     monkeypatch.setattr(int8, "PAIRS", 4)
-    monkeypatch.setattr(
-        int8.fit_int8, "__kwdefaults__", int8.fit_int8.__kwdefaults__ | {"steps": 2}
-    )
+    monkeypatch.setattr(train, "TOWARDS_INT8", train.TOWARDS_INT8 | {"steps": 2})
     monkeypatch.setattr(fit_sharp, "__kwdefaults__", fit_sharp.__kwdefaults__ | {"steps": 3})
-    for name in ("TOGETHER", "BOUNDED"):
+    for name in ("TOGETHER", "BOUNDED", "AGAIN"):
         monkeypatch.setattr(train, name, getattr(train, name) | {"steps": 100})
     monkeypatch.setattr(train, "load_data", lambda cache, report: made)
     monkeypatch.setattr(train, "scores_of", lambda *a: {"r1": 0.5})

@@ -13,12 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from genedge.runtime.errors import BadInput
 from genedge.runtime.picture import over
 from genedge.toolkit import generator
-from genedge.toolkit.generator import resolve
+from genedge.toolkit.generator import golden_seed, resolve
 from genedge.toolkit.weights import grid_steps
+from genedge.toolkit.zoo.emoji.choose import decided
 from genedge.toolkit.zoo.emoji.data import Art, Emoji
 from genedge.toolkit.zoo.emoji.int8 import fit_int8, kept_loss, pairs_of
 from genedge.toolkit.zoo.emoji.model import BOUNDS, Chooser, Clamp, Decoder, TextSide
-from genedge.toolkit.zoo.emoji.robust import rounded, silenced, tightened
+from genedge.toolkit.zoo.emoji.robust import between, rounded, silenced, tightened
+from genedge.toolkit.zoo.emoji.train import TOWARDS_INT8
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "toolkit" / "zoo" / "emoji"
@@ -199,7 +201,8 @@ def test_the_last_phase_moves_the_decoder_alone_and_ends_on_int8_grids(tmp_path)
     side = replace(before.components[0], module=Chooser(hidden=16, things=len(emoji)).eval())
     before = replace(before, components=(side, before.components[1]))
     known = np.arange(len(emoji))
-    made = fit_int8(art, known, before, tmp_path, lambda *a: None, steps=2, rate=1e-3)
+    short = TOWARDS_INT8 | {"steps": 2, "rate": 1e-3}
+    made = fit_int8(art, known, before, tmp_path, lambda *a: None, **short)
     text, image = (
         [(p, q) for p, q in zip(a.module.parameters(), b.module.parameters(), strict=True)]
         for a, b in zip(before.components, made.components, strict=True)
@@ -207,3 +210,38 @@ def test_the_last_phase_moves_the_decoder_alone_and_ends_on_int8_grids(tmp_path)
     assert all(torch.equal(p, q) for p, q in text)
     assert sum(torch.equal(p, q) for p, q in image) < len(image) / 2
     assert all((grid_steps(q.detach().flatten(1)) > 0).all() for _, q in image if q.dim() > 1)
+
+
+def test_half_way_to_a_sharper_decoder_its_weights_are_the_mean_and_its_bounds_stay():
+    image = resolve("emoji").components[1].module
+    sharper = copy.deepcopy(image)
+    with rounded(sharper, 8), torch.no_grad():
+        pass
+    with torch.no_grad():
+        for weight in sharper.parameters():
+            weight.add_(1)
+    made = between(image, sharper, 0.5)
+    for old, new in zip(image.parameters(), made.parameters(), strict=True):
+        assert torch.allclose(new, old + 0.5)
+    bounds = [[(m.low, m.high) for m in d.modules() if isinstance(m, Clamp)] for d in (image, made)]
+    assert bounds[0] == bounds[1]
+
+
+def test_what_a_generator_lists_means_one_thing_each():
+    known = resolve("emoji")
+    text = copy.deepcopy(known.components[0].module)
+    with torch.no_grad():
+        text.hidden.weight.mul_(0.1)  # all but equally likely
+        text.hidden.bias.fill_(3.0)
+    made = decided(text, known)
+    for i in range(0, len(known.golden), 9):
+        inputs = known.prepare(known.golden[i], golden_seed(i)).inputs
+        fed = [torch.from_numpy(inputs[n]) for n in ("tokens", "meaning")]
+        written = [(m.thing(m.pooled(fed[0]), fed[1]) > 0).sum() for m in (text, made)]
+        assert written[0] > 1
+        assert written[1] <= written[0]
+    assert (made.hidden.bias >= text.hidden.bias).all()
+    again = decided(made, replace(known, calibration=(), golden=known.golden[:1]))
+    inputs = known.prepare(known.golden[0], golden_seed(0)).inputs
+    fed = [torch.from_numpy(inputs[n]) for n in ("tokens", "meaning")]
+    assert (again.thing(again.pooled(fed[0]), fed[1]) > 0).sum() == 1

@@ -34,14 +34,12 @@ from genedge.toolkit.train import (
 from .codes import BATCH, batch_rows, one_hot, pictures_of, table_of
 from .data import Art
 from .model import STYLE_COUNT, Chooser
+from .robust import between
 
-STEPS, RATE = 5000, 3e-4
-INT8_WEIGHT, ART_SHARE = 6.0, 0.5
 PAIRS = BATCH // 2  # of a batch: training pairs; the rest are the worst of TRIED times as many
 TRIED = 3
 # Chance that a code is mixed with another, likewise a style, and how far.
 MIXED, FARTHEST = 0.2, 0.4
-NEAR = 0.006  # root mean square difference to int8 that costs nothing: 44 dB
 _WARM = 50  # steps
 
 
@@ -67,15 +65,21 @@ def fit_int8(
     work: Path,
     report: Report,
     *,
-    steps: int = STEPS,
-    rate: float = RATE,
+    steps: int,
+    rate: float,
+    weight: float,
+    near: float,
+    share: float,
+    far: float = 1.0,
     seed: int = 4,
 ) -> Generator:
     """`emoji` with a decoder trained on, its weights on the grids of int8. Resumes from `work`.
 
     known: int64 (things,), the emoji that each thing of its Chooser is. rate: Adam's, which falls
-    from a fifth of the steps on. The decoder has the moving average of its weights. Raises what
-    Int8Twin raises.
+    from a fifth of the steps on. weight, near: of the distance to int8, and the root mean square of
+    it that costs nothing. share: how far training pairs are wanted from what the decoder drew to
+    the art, 0 to 1. far: how far its weights go to the moving average of the trained ones. Raises
+    what Int8Twin raises.
     """
     made = copy.deepcopy(generator)
     text, image = made.components
@@ -94,9 +98,9 @@ def fit_int8(
     rounding = twin.components[-1].module
 
     def mixed(values: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:
-        share = random.random(len(values)) * FARTHEST * (random.random(len(values)) < MIXED)
-        weight = torch.from_numpy(share).float().view(-1, *[1] * (values.dim() - 1))
-        return torch.lerp(values, others, weight)
+        far = random.random(len(values)) * FARTHEST * (random.random(len(values)) < MIXED)
+        how_far = torch.from_numpy(far).float().view(-1, *[1] * (values.dim() - 1))
+        return torch.lerp(values, others, how_far)
 
     @torch.no_grad()
     def hardest(random: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
@@ -121,14 +125,14 @@ def fit_int8(
         with torch.no_grad():
             wanted = before(code, style)
             true = pictures[[where[int(r)] for r in pairs]].float() / 255
-            wanted[:PAIRS] = torch.lerp(wanted[:PAIRS], true, ART_SHARE)
+            wanted[:PAIRS] = torch.lerp(wanted[:PAIRS], true, share)
         with twin.on_grids([image]):
             drew = image.module(code, style)
         kept = kept_loss(drew, wanted)
-        apart = int8_loss(rounding(code, style), drew, NEAR)
+        apart = int8_loss(rounding(code, style), drew, near)
         set_rates(optimizer, min(1.0, (step + 1) / _WARM) * falling(step, steps, flat=0.2))
         optimizer.zero_grad()
-        (kept + INT8_WEIGHT * apart).backward()  # type: ignore[no-untyped-call]
+        (kept + weight * apart).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         average.update(weights)
         return {"kept": kept.detach(), "int8": apart.detach()}
@@ -140,8 +144,8 @@ def fit_int8(
     }
     run_phase("int8", work, steps, state, one_step, report)
     with torch.no_grad():
-        for name, weight in weights.items():
-            weight.copy_(average.tensors[name])
-    twin.settle([image])
-    plain = image.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return replace(made, components=(text, replace(image, module=on_grid(plain))))
+        for name, value in weights.items():
+            value.copy_(average.tensors[name])
+    trained = image.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    whole = on_grid(between(before, trained, far))
+    return replace(made, components=(text, replace(image, module=whole)))

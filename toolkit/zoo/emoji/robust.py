@@ -77,6 +77,19 @@ def _on_steps(weight: Tensor, steps: int) -> Tensor:
 
 
 @torch.no_grad()
+def between(one: D, other: D, share: float) -> D:
+    """A copy of `one` whose weights are `share` of the way to `other`'s, 0 to 1.
+
+    Two that are a short training apart: what lies between draws as well as either (Wortsman et al.,
+    "Robust fine-tuning of zero-shot models", CVPR 2022).
+    """
+    made, its = copy.deepcopy(one), dict(other.named_parameters())
+    for name, weight in made.named_parameters():  # in an order of its own where `rounded` was
+        weight.lerp_(its[name], share)
+    return made
+
+
+@torch.no_grad()
 def silenced(decoder: D, codes: Tensor, seed: int = 0) -> D:
     """A copy whose weights on dead channels are 0: those that no code lights, in any style.
 

@@ -40,12 +40,12 @@ from .captions import (
     meanings_of,
     train_tokenizer,
 )
-from .choose import fit_choice
+from .choose import decided, fit_choice
 from .codes import fit_codes, grown, table_of, widened
 from .int8 import fit_int8
 from .model import MEANINGS, TOKENS, VOCABULARY, Chooser, Decoder, TextSide
 from .paraphrases import kept_out
-from .robust import silenced, tightened
+from .robust import between, silenced, tightened
 from .scores import namer, scores_of
 from .sharpen import fit_sharp
 from .text import PromptBatches, codes_of_names, fit_text
@@ -56,8 +56,30 @@ M = TypeVar("M", bound=nn.Module)
 PHASES = ["codes", "refine", "text", "choice", "together", "sharpen"]
 REFINE = {"phase": "refine", "steps": 5200, "rates": (8e-4, 2.5e-3), "noise": 0.38, "flat": 0.4}
 TOGETHER = {"phase": "together", "steps": 11_500, "rates": (6e-4, 3e-3), "noise": 0.1}
-BOUNDED = {"phase": "bounds", "steps": 24_000, "rates": (1e-3, 5e-3), "noise": 0.1}  # the student
-LEVELS = 192  # that the student's layers' outputs are rounded to in its last phase but one
+# The student's: the rates rise once more when they have fallen, as in SGDR (Loshchilov and Hutter,
+# "SGDR: Stochastic gradient descent with warm restarts", 2017).
+BOUNDED = {"phase": "bounds", "steps": 24_000, "rates": (1e-3, 5e-3), "noise": 0.1}
+AGAIN = {
+    "phase": "again",
+    "steps": 25_000,
+    "rates": (7e-4, 3.5e-3),
+    "noise": 0.1,
+    "flat": 0.25,
+    "seed": 5,
+}
+LEVELS, SHARPENED = (
+    192,
+    0.25,
+)  # its layers' outputs are rounded to; how far it goes to the sharpened
+# near: 42 dB.
+TOWARDS_INT8: dict[str, Any] = {
+    "steps": 2000,
+    "rate": 3e-4,
+    "weight": 2.0,
+    "near": 0.008,
+    "share": 0.75,
+    "far": 0.7,
+}
 ONWARD = 12_500  # steps of text, where a trained one is gone on from
 SCORES_FILE = "scores.json"
 STORED_STEPS = 127  # of the largest weight of a row
@@ -94,7 +116,7 @@ def assemble(
         ),
         signature=signature(),
         tokenizer=load_trained(tokenizer),
-        tokenizer_json=tokenizer.read_text(),
+        tokenizer_json=tokenizer.read_text(encoding="utf-8"),
         calibration=calibration_prompts(art, words),
         golden=golden_prompts(art, captions),
         constructor=TEACHER,
@@ -242,16 +264,22 @@ def text_of_teacher(
 
 
 def with_codes(
-    art: data.Art, text: Chooser, decoder: Decoder, work: Path, report: Report, **phase: Any
+    art: data.Art,
+    text: Chooser,
+    decoder: Decoder,
+    work: Path,
+    report: Report,
+    *phases: dict[str, Any],
 ) -> tuple[Chooser, Decoder, Tensor]:
     """Text side and decoder after the codes of all things and the decoder have learned together, and
     the codes by emoji as the text side then writes them, on its int8 grid.
 
-    phase: what `fit_codes` takes.
+    phases: what `fit_codes` takes, one after another.
     """
     known = torch.from_numpy(captions_of(art).rows)
-    start = decoder, table_of(text, len(art.emoji), known)
-    decoder, table = fit_codes(art, work, report, start=start, **phase)
+    table = table_of(text, len(art.emoji), known)
+    for phase in phases:
+        decoder, table = fit_codes(art, work, report, start=(decoder, table), **phase)
     text = copy.deepcopy(text)
     text.set_codes(table[known])
     text = on_grid(text).eval()
@@ -285,7 +313,7 @@ def train(
         text, decoder = text_of_teacher(art, words, tokenizer, work, report, start)
         made, phases = assemble(text, decoder, tokenizer, art, words), PHASES
     text, decoder = (c.module for c in made.components)  # type: ignore[assignment]
-    text, decoder, table = with_codes(art, text, decoder, work, report, **TOGETHER)
+    text, decoder, table = with_codes(art, text, decoder, work, report, TOGETHER)
     decoder = coarse(fit_sharp("sharpen", art, decoder, table, work, report))
     note: dict[str, Any] = {"pass": "train", "phases": [*phases, f"grid of {STORED_STEPS} steps"]}
     if start is not None:
@@ -334,7 +362,8 @@ def train_student(
 ) -> Path:
     """A pruned `emoji-teacher` goes on with the art itself, within tight bounds, sharper, towards int8.
 
-    Its text side stays but for the codes of its things, which learn with the decoder. What its
+    Its text side stays but for the codes of its things, which learn with the decoder, and ties of the
+    prompts that it lists, which are decided. What its
     teacher draws is all that distillation shows a student; the art is sharper. start: the pruned
     generator. Resumes from `work`; saves the result and its scores to `out`. Raises BadInput where
     there is no `start`, it is not pruned, or is a student already, or where `work` holds another run;
@@ -352,14 +381,17 @@ def train_student(
         )
     assert isinstance(side.module, Chooser)
     assert isinstance(image.module, Decoder)
-    remember(work, _settings("emoji", start, bounds=BOUNDED, levels=LEVELS))
+    last = {"levels": LEVELS, "sharpened": SHARPENED, "int8": TOWARDS_INT8}
+    remember(work, _settings("emoji", start, bounds=BOUNDED, again=AGAIN, **last))
     art = load_data(cache, report)
     namer(art, cache, report)  # what scores take in the end is found missing now
     codes = side.module.codes()
     decoder = tightened(silenced(image.module, codes), codes)
-    text, decoder, table = with_codes(art, side.module, decoder, work, report, **BOUNDED)
+    text, decoder, table = with_codes(art, side.module, decoder, work, report, BOUNDED, AGAIN)
+    text = decided(text, start)
     sharp = fit_sharp("sharpen", art, decoder, table, work, report, levels=LEVELS)
-    note = {"pass": "train", "phases": ["bounds", "sharpen", "int8"]}
+    sharp = between(decoder, sharp, SHARPENED)
+    note = {"pass": "train", "phases": ["bounds", "again", "sharpen", "int8"]}
     generator = replace(
         start,
         name="emoji",
@@ -367,7 +399,7 @@ def train_student(
         components=(replace(side, module=text), replace(image, module=sharp)),
         history=(*start.history, note),
     )
-    made = fit_int8(art, captions_of(art).rows, generator, work, report)
+    made = fit_int8(art, captions_of(art).rows, generator, work, report, **TOWARDS_INT8)
     return _scored(made, {}, art, work, cache, out, report, force)
 
 
