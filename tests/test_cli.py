@@ -236,7 +236,7 @@ def test_what_lies_in_the_working_folder_changes_nothing(tmp_path):
     (tmp_path / "secrets.py").write_text("raise SystemExit('of a stranger')")
     command = Path(sys.executable).with_name("genedge")  # `python -m` itself looks there
     done = subprocess.run(
-        [command, "verify", "emoji", "--prompts", "2", "--quiet"],
+        [command, "verify", "emoji", "--prompts", "8", "--quiet"],
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

@@ -170,5 +170,5 @@ def test_without_its_program_inspect_names_the_remedy(artifacts, tmp_path):
     env = {"PYTHONPATH": str(tmp_path), "PATH": ""}
     done = subprocess.run([str(w) for w in words], capture_output=True, text=True, env=env)
     assert done.returncode == 3
-    assert "needs onnx; run: pip install onnx" in done.stderr
+    assert "needs onnx; run: pip install 'genedge[inspect]'" in done.stderr
     assert Path(artifacts["onnx", "int8"]).is_dir()
