@@ -69,11 +69,10 @@ def _split_bias(model: onnx.ModelProto) -> None:
     nodes = []
     for node in model.graph.node:
         nodes.append(node)
-        told = any(a.name in _BY_AXIS for a in node.attribute)
-        if node.op_type == "Conv" and told and len(node.input) == 3 and node.input[2] in stored:
+        axes = next((len(a.ints) for a in node.attribute if a.name in _BY_AXIS), 0)
+        if node.op_type == "Conv" and axes and len(node.input) == 3 and node.input[2] in stored:
             bias, result = node.input.pop(), node.output[0]
             node.output[0] = f"{result}.sum"
-            axes = next(len(a.ints) for a in node.attribute if a.name in _BY_AXIS)
             values = numpy_helper.to_array(stored[bias]).reshape(1, -1, *[1] * axes)
             model.graph.initializer.append(numpy_helper.from_array(values, f"{result}.bias"))
             nodes.append(helper.make_node("Add", [f"{result}.sum", f"{result}.bias"], [result]))
@@ -186,9 +185,8 @@ def export(programs: Programs, directory: Path, options: Options) -> dict[str, l
                 port.get_tensor().set_names({text})
             openvino.save_model(model, path, compress_to_fp16=options.precision == "fp16")
             del model
-        text = re.sub(
-            r">\s+<", "><", path.read_text(encoding="utf-8")
-        )  # a third of its bytes is indent
+        text = path.read_text(encoding="utf-8")
+        text = re.sub(r">\s+<", "><", text)  # a third of its bytes is indent
         if options.precision == "int8":
             text = _shortened(text, names)
         path.write_text(text, encoding="utf-8")

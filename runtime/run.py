@@ -147,12 +147,17 @@ def load_component_runs(artifact: Artifact, threads: int) -> list[Run]:
         except GenedgeError:
             raise
         except Exception as problem:
-            line = str(problem).strip().splitlines()[-1:] or [type(problem).__name__]
             raise BadInput(
                 f"{artifact.directory / component.files[0].path}: {program} can not load it "
-                f"({line[0][:200]}); export it again"
+                f"({_last_line(problem)}); export it again"
             ) from problem
     return runs
+
+
+def _last_line(problem: Exception) -> str:
+    """What a runtime says, 200 letters at most; of a silent one the kind of error."""
+    lines = str(problem).strip().splitlines() or [type(problem).__name__]
+    return lines[-1][:200]
 
 
 @contextlib.contextmanager
@@ -165,9 +170,8 @@ def _guarded(artifact: Artifact) -> Iterator[None]:
     except MemoryError:
         raise EnvironmentFailed("memory ran out while the picture was drawn") from None
     except Exception as problem:
-        line = str(problem).strip().splitlines()[-1:] or [type(problem).__name__]
         raise EnvironmentFailed(
-            f"{artifact.target} stopped while it drew ({line[0][:200]}); "
+            f"{artifact.target} stopped while it drew ({_last_line(problem)}); "
             f"run genedge verify on {artifact.directory}"
         ) from problem
 

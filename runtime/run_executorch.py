@@ -36,10 +36,8 @@ def load(directory: Path, component: Component, threads: int) -> Run:
 def _load(directory: Path, component: Component, threads: int) -> Run:
     with silenced():
         import torch
-        from executorch.runtime import Runtime, Verification
-
-        torch.set_num_threads(threads)
         from executorch.extension.pybindings import portable_lib
+        from executorch.runtime import Runtime, Verification
 
         # The pool has a thread per core until it is told otherwise.
         there = portable_lib._threadpool_get_thread_count()
@@ -48,6 +46,7 @@ def _load(directory: Path, component: Component, threads: int) -> Run:
                 f"ExecuTorch draws on {there} thread(s) in this process already; close what is "
                 f"loaded before an artifact is loaded on {threads}, or load it on as many"
             )
+        torch.set_num_threads(threads)
         if there != threads:
             portable_lib._unsafe_reset_threadpool(threads)
         program = Runtime.get().load_program(

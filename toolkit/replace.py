@@ -104,6 +104,12 @@ def replace_group_norm(graph: GraphModule) -> int:
     return count
 
 
+def _with_bias(layer: Node) -> list[Node]:
+    """A convolution's input, weights, and bias where it has one."""
+    given = (*layer.args[:2], argument(layer, "bias"))
+    return [g for g in given if isinstance(g, Node)]
+
+
 def replace_rows(graph: GraphModule) -> int:
     """conv1d → conv2d of pictures that are one row high, as int8 knows it. ExecuTorch can not lower a
     float one behind int8."""
@@ -125,9 +131,7 @@ def replace_rows(graph: GraphModule) -> int:
             x = torch.conv2d(x.unsqueeze(2), tall, bias, steps[0], padding, steps[1], groups)
             return x.flatten(2)
 
-        bias = argument(node, "bias")
-        inputs = [*node.args[:2], *([bias] if isinstance(bias, Node) else [])]
-        write(graph, node, written, inputs, in_float=False)
+        write(graph, node, written, _with_bias(node), in_float=False)
         count += 1
     return count
 
@@ -155,9 +159,7 @@ def replace_padding(graph: GraphModule) -> int:
             x = F.pad(x, (0, more[1], 0, more[0])) if any(more) else x
             return torch.conv2d(x, weight, bias, stride, least, dilation, groups)
 
-        bias = argument(node, "bias")
-        inputs = [*node.args[:2], *([bias] if isinstance(bias, Node) else [])]
-        write(graph, node, written, inputs, in_float=False)
+        write(graph, node, written, _with_bias(node), in_float=False)
         count += 1
     return count
 

@@ -98,9 +98,9 @@ def fit_int8(
     rounding = twin.components[-1].module
 
     def mixed(values: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:
-        far = random.random(len(values)) * FARTHEST * (random.random(len(values)) < MIXED)
-        how_far = torch.from_numpy(far).float().view(-1, *[1] * (values.dim() - 1))
-        return torch.lerp(values, others, how_far)
+        parts = random.random(len(values)) * FARTHEST * (random.random(len(values)) < MIXED)
+        part = torch.from_numpy(parts).float().view(-1, *[1] * (values.dim() - 1))
+        return torch.lerp(values, others, part)
 
     @torch.no_grad()
     def hardest(random: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
@@ -109,12 +109,12 @@ def fit_int8(
         code = mixed(codes[one[:, 0]], codes[other[:, 0]], random)
         styles = [one_hot(torch.from_numpy(pairs[:, 1])) for pairs in (one, other)]
         style = mixed(styles[0], styles[1], random)
-        far = []
+        apart = []
         for some in zip(code.split(BATCH), style.split(BATCH), strict=True):
             with twin.on_grids([image]):
                 exact = image.module(*some)
-            far.append((rounding(*some) - exact).square().flatten(1).mean(1))
-        worst = torch.cat(far).topk(count).indices
+            apart.append((rounding(*some) - exact).square().flatten(1).mean(1))
+        worst = torch.cat(apart).topk(count).indices
         return code[worst], style[worst]
 
     def one_step(step: int) -> dict[str, Tensor]:

@@ -67,11 +67,9 @@ AGAIN = {
     "flat": 0.25,
     "seed": 5,
 }
-LEVELS, SHARPENED = (
-    192,
-    0.25,
-)  # its layers' outputs are rounded to; how far it goes to the sharpened
-# near: 42 dB.
+LEVELS = 192  # that its layers' outputs are rounded to while it is sharpened
+SHARPENED = 0.25  # how far its weights go to the sharpened ones
+# What `fit_int8` takes; near: 42 dB.
 TOWARDS_INT8: dict[str, Any] = {
     "steps": 2000,
     "rate": 3e-4,
@@ -363,11 +361,10 @@ def train_student(
     """A pruned `emoji-teacher` goes on with the art itself, within tight bounds, sharper, towards int8.
 
     Its text side stays but for the codes of its things, which learn with the decoder, and ties of the
-    prompts that it lists, which are decided. What its
-    teacher draws is all that distillation shows a student; the art is sharper. start: the pruned
-    generator. Resumes from `work`; saves the result and its scores to `out`. Raises BadInput where
-    there is no `start`, it is not pruned, or is a student already, or where `work` holds another run;
-    MissingProgram as `train` does.
+    prompts that it lists, which are decided. What its teacher draws is all that distillation shows a
+    student; the art is sharper. start: the pruned generator. Resumes from `work`; saves the result and
+    its scores to `out`. Raises BadInput where there is no `start`, it is not pruned, or is a student
+    already, or where `work` holds another run; MissingProgram as `train` does.
     """
     if start is None:
         raise BadInput("emoji is trained on from a pruned emoji-teacher; name one by --start")
