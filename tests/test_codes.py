@@ -61,3 +61,21 @@ def test_codes_and_decoder_learn_together_within_their_bounds(art, tmp_path, mon
     again, same = fit(100)  # finished: read from the folder
     assert torch.equal(same, table)
     assert all(map(torch.equal, again.state_dict().values(), decoder.state_dict().values()))
+
+
+def test_codes_of_a_rate_of_0_stay_while_the_decoder_gets_nearer_in_decibels(
+    art, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(phase, "BATCH", 9)
+    known, random = resolve("emoji").components[1].module, torch.Generator().manual_seed(0)
+    start = known, torch.randn(len(art.emoji), 64, 4, 4, generator=random)
+    more = {"start": start, "steps": 40, "rates": (1e-3, 0.0), "noise": 0.0}
+
+    def fit(name, **also):
+        return fit_codes(art, tmp_path, lambda *row: None, phase=name, **more, **also)
+
+    (plain, table), (nearer, same) = fit("plain"), fit("nearer", decibels=0.1)
+    assert torch.equal(table, start[1])
+    assert torch.equal(same, start[1])
+    scores = [phase.judge_codes(d, table, art, 20)["train_psnr"] for d in (known, plain, nearer)]
+    assert scores[0] + 1 < scores[1] < scores[2]

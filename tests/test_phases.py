@@ -53,7 +53,7 @@ def art(bundled, monkeypatch):
     monkeypatch.setattr(int8, "PAIRS", 4)
     monkeypatch.setattr(train, "TOWARDS_INT8", train.TOWARDS_INT8 | {"steps": 2})
     monkeypatch.setattr(fit_sharp, "__kwdefaults__", fit_sharp.__kwdefaults__ | {"steps": 3})
-    for name in ("TOGETHER", "BOUNDED", "AGAIN"):
+    for name in ("TOGETHER", "BOUNDED", "AGAIN", "ALONE"):
         monkeypatch.setattr(train, name, getattr(train, name) | {"steps": 100})
     monkeypatch.setattr(train, "load_data", lambda cache, report: made)
     monkeypatch.setattr(train, "scores_of", lambda *a: {"r1": 0.5})

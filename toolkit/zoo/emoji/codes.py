@@ -20,7 +20,7 @@ from genedge.toolkit.train import Average, Report, adam, falling, fast, run_phas
 
 from .data import STYLES, Art
 from .judge import judge
-from .losses import picture_loss
+from .losses import mean_decibels, picture_loss
 from .model import BOUNDS, CODE_CHANNELS, FIRST_BLOCKS, Chooser, Decoder, Stages
 
 STEPS, BATCH = 24_000, 32
@@ -161,13 +161,15 @@ def fit_codes(
     rates: tuple[float, float] = (1.2e-3, 4e-3),
     noise: float = CODE_NOISE,
     flat: float = 0.5,
+    decibels: float = 0.0,
     seed: int = 0,
 ) -> tuple[Decoder, Tensor]:
     """Trains decoder and codes; returns their averages. Resumes from `work`.
 
     start: a decoder and codes to go on from, float32 (emoji, 64, 4, 4); codes stay within
-    BOUNDS["code"]. rates: of decoder and codes, for `flat` of the steps,
-    then falling. noise: largest standard deviation of what is added to a code.
+    BOUNDS["code"]. rates: of decoder and codes, for `flat` of the steps, then falling; codes of a
+    rate of 0 stay. noise: largest standard deviation of what is added to a code. decibels: weight of
+    mean_decibels, beside picture_loss.
     """
     torch.manual_seed(seed)
     decoder, table = start or (Decoder(blocks=FIRST_BLOCKS), starting_codes(art))
@@ -188,6 +190,8 @@ def fit_codes(
         with fast():
             raw = decoder.unclamped(code, style)
         loss = picture_loss(raw.float(), target)
+        if decibels:
+            loss = loss + decibels * mean_decibels(raw.float(), target)
         set_rates(optimizer, falling(step, steps, flat))
         optimizer.zero_grad()
         loss.backward()

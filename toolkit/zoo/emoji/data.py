@@ -142,7 +142,8 @@ def fetch(package: str, into: Path) -> Path:
         raise BadInput(f"npm could not fetch {package}: {done.stderr.strip()[-200:]}")
     answer = json.loads(done.stdout)
     entry = answer[0] if isinstance(answer, list) else next(iter(answer.values()))
-    tarball = into / entry["filename"]
+    # npm 7 and 8 tell the name of a scoped package, not of the file that they wrote.
+    tarball = into / entry["filename"].replace("@", "").replace("/", "-")
     digest = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
     if digest != _INTEGRITY[package]:
         tarball.unlink()

@@ -33,6 +33,7 @@ from genedge.toolkit.train import (
 
 from .codes import BATCH, batch_rows, one_hot, pictures_of, table_of
 from .data import Art
+from .losses import mean_decibels
 from .model import STYLE_COUNT, Chooser
 from .robust import between
 
@@ -70,6 +71,7 @@ def fit_int8(
     weight: float,
     near: float,
     share: float,
+    decibels: float = 0.0,
     far: float = 1.0,
     seed: int = 4,
 ) -> Generator:
@@ -78,8 +80,8 @@ def fit_int8(
     known: int64 (things,), the emoji that each thing of its Chooser is. rate: Adam's, which falls
     from a fifth of the steps on. weight, near: of the distance to int8, and the root mean square of
     it that costs nothing. share: how far training pairs are wanted from what the decoder drew to
-    the art, 0 to 1. far: how far its weights go to the moving average of the trained ones. Raises
-    what Int8Twin raises.
+    the art, 0 to 1. decibels: weight of their mean_decibels to the art itself. far: how far its
+    weights go to the moving average of the trained ones. Raises what Int8Twin raises.
     """
     made = copy.deepcopy(generator)
     text, image = made.components
@@ -129,6 +131,8 @@ def fit_int8(
         with twin.on_grids([image]):
             drew = image.module(code, style)
         kept = kept_loss(drew, wanted)
+        if decibels:
+            kept = kept + decibels * mean_decibels(drew[:PAIRS], true)
         apart = int8_loss(rounding(code, style), drew, near)
         set_rates(optimizer, min(1.0, (step + 1) / _WARM) * falling(step, steps, flat=0.2))
         optimizer.zero_grad()

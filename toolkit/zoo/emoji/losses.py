@@ -31,3 +31,15 @@ def picture_loss(raw: Tensor, target: Tensor) -> Tensor:
     down = (difference[..., 1:, :] - difference[..., :-1, :]).abs().mean()
     coarse = F.avg_pool2d(difference, 4).abs().mean()
     return (4 * error.mean() + 3 * white.mean()) / 7 + 0.25 * (across + down) + 0.5 * coarse
+
+
+def mean_decibels(raw: Tensor, target: Tensor) -> Tensor:
+    """Mean over pictures of their error in dB, over black or over white, whichever is larger: PSNR
+    with the sign of a loss; a scalar. Arguments are those of picture_loss.
+
+    A picture's error counts by its own size, so that good ones go on getting better (after Chen et
+    al., "Simple baselines for image restoration", ECCV 2022). Below -50 dB nothing is asked.
+    """
+    error = (with_white(raw.clamp(0, 1)) - with_white(target)).square()
+    halves = torch.stack([error[:, :3].mean((1, 2, 3)), error[:, 4:].mean((1, 2, 3))])
+    return 10 * halves.amax(0).clamp(min=1e-5).log10().mean()

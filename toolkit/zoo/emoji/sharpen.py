@@ -27,7 +27,6 @@ from .codes import batches_of, jittered, judge_codes
 from .data import Art
 from .losses import picture_loss, with_white
 from .model import CODE_CHANNELS, CODE_SIZE, STYLE_COUNT, Stages
-from .robust import rounded
 
 D = TypeVar("D", bound=Stages)
 WIDTHS = (32, 64, 96, 128)
@@ -98,14 +97,13 @@ def fit_sharp(
     *,
     steps: int = STEPS,
     rate: float = RATE,
-    levels: int = 0,
     noise: float = NOISE,
     seed: int = 2,
 ) -> D:
     """Trains a copy of the decoder against a discriminator; returns its average. Resumes from `work`.
 
     codes: float32 (emoji, 64, 4, 4), within BOUNDS["code"]. rate: Adam's; the discriminator has
-    4e-4. levels: see `rounded`; 0 for none. noise: see `jittered`.
+    4e-4. noise: see `jittered`.
     """
     torch.manual_seed(seed)
     live = copy.deepcopy(decoder).train().requires_grad_(True)
@@ -118,7 +116,7 @@ def fit_sharp(
     def one_step(step: int) -> dict[str, Tensor]:
         target, style, emoji = batch(step)
         code = codes[emoji]
-        with fast(), rounded(live, levels):
+        with fast():
             raw = live.unclamped(jittered(code, noise, seed * 1_000_003 + step), style).float()
         fake = raw.clamp(0, 1)
         with fast():

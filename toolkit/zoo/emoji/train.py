@@ -45,7 +45,7 @@ from .codes import fit_codes, grown, table_of, widened
 from .int8 import fit_int8
 from .model import MEANINGS, TOKENS, VOCABULARY, Chooser, Decoder, TextSide
 from .paraphrases import kept_out
-from .robust import between, silenced, tightened
+from .robust import silenced, tightened
 from .scores import namer, scores_of
 from .sharpen import fit_sharp
 from .text import PromptBatches, codes_of_names, fit_text
@@ -67,16 +67,25 @@ AGAIN = {
     "flat": 0.25,
     "seed": 5,
 }
-LEVELS = 192  # that its layers' outputs are rounded to while it is sharpened
-SHARPENED = 0.25  # how far its weights go to the sharpened ones
-# What `fit_int8` takes; near: 42 dB.
+# Its decoder alone, for codes that are on their grid and stay.
+ALONE = {
+    "phase": "alone",
+    "steps": 26_000,
+    "rates": (7e-4, 0.0),
+    "noise": 0.03,
+    "flat": 0.25,
+    "decibels": 0.01,
+    "seed": 6,
+}
+# What `fit_int8` takes; near: 40 dB.
 TOWARDS_INT8: dict[str, Any] = {
-    "steps": 2000,
-    "rate": 3e-4,
+    "steps": 1600,
+    "rate": 2e-4,
     "weight": 2.0,
-    "near": 0.008,
+    "near": 0.01,
     "share": 0.75,
-    "far": 0.7,
+    "decibels": 0.01,
+    "far": 0.85,
 }
 ONWARD = 12_500  # steps of text, where a trained one is gone on from
 SCORES_FILE = "scores.json"
@@ -358,7 +367,7 @@ def train_student(
     force: bool = False,
     start: Generator | None = None,
 ) -> Path:
-    """A pruned `emoji-teacher` goes on with the art itself, within tight bounds, sharper, towards int8.
+    """A pruned `emoji-teacher` goes on with the art itself, within tight bounds, towards int8.
 
     Its text side stays but for the codes of its things, which learn with the decoder, and ties of the
     prompts that it lists, which are decided. What its teacher draws is all that distillation shows a
@@ -378,22 +387,21 @@ def train_student(
         )
     assert isinstance(side.module, Chooser)
     assert isinstance(image.module, Decoder)
-    last = {"levels": LEVELS, "sharpened": SHARPENED, "int8": TOWARDS_INT8}
-    remember(work, _settings("emoji", start, bounds=BOUNDED, again=AGAIN, **last))
+    phases = {"bounds": BOUNDED, "again": AGAIN, "alone": ALONE, "int8": TOWARDS_INT8}
+    remember(work, _settings("emoji", start, **phases))
     art = load_data(cache, report)
     namer(art, cache, report)  # what scores take in the end is found missing now
     codes = side.module.codes()
     decoder = tightened(silenced(image.module, codes), codes)
     text, decoder, table = with_codes(art, side.module, decoder, work, report, BOUNDED, AGAIN)
+    decoder, _ = fit_codes(art, work, report, start=(decoder, table), **ALONE)  # type: ignore[arg-type]
     text = decided(text, start)
-    sharp = fit_sharp("sharpen", art, decoder, table, work, report, levels=LEVELS)
-    sharp = between(decoder, sharp, SHARPENED)
-    note = {"pass": "train", "phases": ["bounds", "again", "sharpen", "int8"]}
+    note = {"pass": "train", "phases": list(phases)}
     generator = replace(
         start,
         name="emoji",
         constructor=STUDENT,
-        components=(replace(side, module=text), replace(image, module=sharp)),
+        components=(replace(side, module=text), replace(image, module=decoder)),
         history=(*start.history, note),
     )
     made = fit_int8(art, captions_of(art).rows, generator, work, report, **TOWARDS_INT8)
