@@ -420,3 +420,24 @@ def test_the_verbs_refuse_in_one_line(words, message, tmp_path):
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def with_dropout() -> dict[str, nn.Module]:
+    made = fresh()
+    made["image"].exit = nn.Sequential(nn.Dropout(0.5), made["image"].exit, nn.BatchNorm2d(4))
+    return made
+
+
+def test_an_untrained_student_draws_without_dropout_until_it_learns(tmp_path):
+    student = student_of("test_distill:with_dropout", tiny())
+    assert not any(c.module.training for c in student.components)
+    before = student.hash()
+    distill(tiny(), student, work=tmp_path, steps=2, batch=4)
+    assert student.hash() == before
+
+
+def test_processes_with_other_students_each_are_refused(tmp_path, monkeypatch):
+    apart = distillation.Processes(0, 2, torch.device("cpu"), lambda x: x + 0.5)
+    monkeypatch.setattr(distillation, "launched", lambda: apart)
+    with pytest.raises(BadInput, match="the processes hold different students"):
+        distill(tiny(), student_of("test_distill:fresh", tiny()), work=tmp_path, steps=2, batch=4)

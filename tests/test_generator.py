@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from genedge.runtime.errors import BadInput
+from genedge.runtime.errors import BadInput, EnvironmentFailed
 from genedge.toolkit import generator as module
 from genedge.toolkit.generator import load_saved, resolve, save
 from genedge.toolkit.quantize import OBSERVERS, Int8Embedding, quantize
@@ -154,3 +155,22 @@ def test_what_a_clamp_drops_gets_no_steps_of_the_grid(way, clamp, low, high):
     assert float(one.max_val) == pytest.approx(high, abs=0.2)
     scale, _ = one.calculate_qparams()
     assert float(scale) < 1.1 * (high - low) / 255
+
+
+def leaves():
+    raise SystemExit("weights.pt is missing; run download.sh")
+
+
+def test_a_function_that_leaves_the_program_is_one_line():
+    with pytest.raises(BadInput, match=r"leaves raised SystemExit: weights\.pt is missing"):
+        resolve("test_generator:leaves")
+
+
+def test_a_disk_that_fills_while_weights_are_written_is_named(tmp_path, monkeypatch):
+    def full(*given):
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(EnvironmentFailed, match="is the disk full"):
+        save(resolve("tiny:tiny"), tmp_path / "made")
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import kinds
@@ -13,10 +14,12 @@ from tiny import tiny
 from torch import nn
 
 from genedge.runtime.errors import BadInput
+from genedge.runtime.signature import TensorSpec
 from genedge.toolkit import channels
 from genedge.toolkit.dependency import groups_of
-from genedge.toolkit.generator import load_saved, resolve, save
+from genedge.toolkit.generator import Component, load_saved, resolve, save
 from genedge.toolkit.importance import RANKINGS
+from genedge.toolkit.int8_twin import Int8Twin
 from genedge.toolkit.proof import PROOF_DB, kept_after, proof, provable
 from genedge.toolkit.prune import (
     int8_bytes,
@@ -208,6 +211,7 @@ def test_targets_are_met_as_closely_as_multiples_of_8_allow():
         ({"ratio": 1.0}, "out of range"),
         ({"ratio": float("nan")}, "out of range"),
         ({"target_macs": 10}, "out of reach"),
+        ({"target_macs": 10**9}, "multiply-adds already; name a target below"),
         ({"ratio": 0.5, "importance": "luck"}, "importance 'luck' is unknown"),
         ({"ratio": 0.5, "scope": "all"}, "scope 'all' is unknown"),
         ({"ratio": 0.5, "keep": ["image.nothing"]}, "layer 'image.nothing' is unknown"),
@@ -311,3 +315,26 @@ def test_kept_channels_of_two_prunings_compose():
         "a": {"out": (2, 6), "in": (0,)},
         "b": {"in": (5,)},
     }
+
+
+def steps_of_one():
+    """Two components that are one module."""
+    torch.manual_seed(0)
+    net, whole = kinds.Twice(), kinds.norms()
+    spec = TensorSpec("float32", (1, 3, 8, 8), -6, 6, "noise")
+    picture = TensorSpec("float32", (1, 3, 8, 8), -6, 6)
+    signature = replace(whole.signature, inputs={"noise": spec}, output=picture, styles=())
+    parts = (("one", "noise", "between"), ("two", "between", "picture"))
+    components = tuple(Component(n, net.eval(), (i,), (o,)) for n, i, o in parts)
+    return replace(whole, components=components, signature=signature)
+
+
+def test_components_of_one_module_lose_channels_each_and_load(tmp_path):
+    whole = resolve("test_prune:steps_of_one")
+    small = prune(whole, ratio=0.5, prompts=2)
+    assert small.components[0].kept
+    save(small, tmp_path / "small")
+    loaded = resolve(f"test_prune:steps_of_one@{tmp_path / 'small'}")
+    assert loaded.hash() == small.hash()
+    with pytest.raises(BadInput, match="components of one module"):
+        Int8Twin(whole, 2)

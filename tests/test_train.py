@@ -8,8 +8,10 @@ import torch
 from genedge.runtime.errors import BadInput, EnvironmentFailed
 from genedge.toolkit.train import Average, falling, remember, run_phase
 from genedge.toolkit.zoo.emoji.captions import plain
+from genedge.toolkit.zoo.emoji.codes import to_bytes
 from genedge.toolkit.zoo.emoji.data import base_of
-from genedge.toolkit.zoo.emoji.losses import MARGIN, SLACK, picture_loss
+from genedge.toolkit.zoo.emoji.judge import picture_psnr
+from genedge.toolkit.zoo.emoji.losses import MARGIN, SLACK, mean_decibels, picture_loss
 from genedge.toolkit.zoo.emoji.train import STORED_STEPS, coarse
 
 
@@ -156,3 +158,23 @@ def test_flat_ground_costs_nothing_just_beyond_the_margin_and_something_elsewher
     assert picture_loss(black - MARGIN - SLACK / 2, black) == 0
     assert picture_loss(white, white) > 0
     assert picture_loss(white + MARGIN + 2 * SLACK, white) > 0
+
+
+def test_decibels_are_what_pictures_are_judged_by_with_a_loss_s_sign():
+    random = torch.Generator().manual_seed(0)
+    pictures = torch.rand(2, 3, 4, 8, 8, generator=random)
+    pictures[:, :, :3] *= pictures[:, :, 3:]
+    drawn, real = (to_bytes(p) for p in pictures)
+    judged = picture_psnr(drawn, real).mean()
+    assert torch.allclose(mean_decibels(drawn / 255, real / 255), -judged, atol=1e-4)
+    beyond = drawn / 255 + 2 * (drawn == 255)  # clamped
+    assert torch.allclose(mean_decibels(beyond, real / 255), -judged, atol=1e-4)
+    assert torch.allclose(mean_decibels(real / 255, real / 255), torch.tensor(-50.0))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK damaged"])
+def test_a_damaged_checkpoint_is_named(content, tmp_path):
+    trained(tmp_path, 5)
+    (tmp_path / "phase.pt").write_bytes(content)
+    with pytest.raises(BadInput, match=r"phase\.pt is damaged .*; remove it"):
+        trained(tmp_path, 5)

@@ -18,7 +18,7 @@ from genedge.runtime.errors import BadInput, MissingProgram
 from . import losses as measures
 from .drawings import Named, batch_of, check_batches, check_fits, drawn, prepared, stacked
 from .features import Projections, Taps, matched
-from .generator import Generator, called, modules_of, named, resolve
+from .generator import Generator, called, modules_of, named, resolve, still
 from .int8_twin import Int8Twin
 from .processes import Processes, launched
 from .train import SETTINGS, Average, Report, falling, fast, remember, run_phase, set_rates
@@ -33,14 +33,28 @@ def student_of(model: str, teacher: Generator) -> Generator:
     if ":" in model and "@" not in model:
         made = called(named(model), model)
         if isinstance(made, Generator):
+            still(made)
             return made if made.constructor else replace(made, constructor=model)
         modules = modules_of(made, model)
         missing = [c.name for c in teacher.components if c.name not in modules]
         if missing:
             raise BadInput(f"{model} makes no component {missing[0]!r}; the teacher has one")
         fresh = tuple(replace(c, module=modules[c.name], kept={}) for c in teacher.components)
-        return replace(teacher, components=fresh, constructor=model, history=())
+        student = replace(teacher, components=fresh, constructor=model, history=())
+        still(student)
+        return student
     return resolve(model)
+
+
+def _check_same(student: Generator, processes: Processes) -> None:
+    """Raises BadInput where the processes hold different students."""
+    digest = [int(student.hash()[i : i + 6], 16) for i in range(0, 24, 6)]
+    mine = torch.tensor(digest, dtype=torch.float64, device=processes.device)
+    if not torch.equal(processes.mean(mine), mine):
+        raise BadInput(
+            "the processes hold different students, of other weights each; seed what makes them, or "
+            "name a saved folder"
+        )
 
 
 def weights_of_losses(chosen: Mapping[str, float] | None) -> dict[str, float]:
@@ -147,6 +161,7 @@ def distill(
         "components": sorted(components),
         "seed": seed,
     }
+    _check_same(student, processes)
     learned = copy.deepcopy(student)
     run = _Run(copy.deepcopy(teacher), learned, pool, weights, components, batch, seed, processes)
     if processes.index == 0:
@@ -214,8 +229,16 @@ class _Run:
         self.output = teacher.signature.output_name
         self.picture = teacher.signature.output
         self.learning = [c for c in student.components if not components or c.name in components]
-        for c in (*teacher.components, *student.components):
-            c.module.to(processes.device).eval().requires_grad_(False)
+        drawing = (*teacher.components, *student.components)
+        for c in drawing:
+            c.module.eval().requires_grad_(False)
+        self.twin: Int8Twin | None = None
+        if "int8" in self.weights:  # made where its prompts are, which is no GPU
+            self.twin = Int8Twin(student, self.batch // processes.count)
+            for graph in self.twin.modules():
+                graph.to(processes.device)
+        for c in drawing:
+            c.module.to(processes.device)
         self.model = nn.ModuleDict({c.name: c.module for c in self.learning})
         self.model.requires_grad_(True)
         self.projections, self.critic = nn.ModuleList(), nn.ModuleList()
@@ -226,11 +249,6 @@ class _Run:
             if len(self.picture.shape) != 4 or min(self.picture.shape[2:]) < 8:
                 raise BadInput("the adversarial loss needs pictures of at least 8×8")
             self.critic.append(measures.Critic(self.picture.shape[1]).to(processes.device))
-        self.twin: Int8Twin | None = None
-        if "int8" in self.weights:
-            self.twin = Int8Twin(student, self.batch // processes.count)
-            for graph in self.twin.modules():
-                graph.to(processes.device)
         self.model.train()
         self.trained = [*self.model.parameters(), *self.projections.parameters()]
         self.optimizer = torch.optim.Adam(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import json
@@ -15,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from genedge.runtime.artifact import writing
-from genedge.runtime.errors import BadInput, GenedgeError
+from genedge.runtime.errors import BadInput, EnvironmentFailed, GenedgeError
 from genedge.runtime.image import image_values
 from genedge.runtime.picture import to_pixels
 from genedge.runtime.run import Feed, prepare
@@ -190,7 +192,13 @@ def save(
                 tensors[key] = packed[0] if packed else plain
                 if packed:
                     tensors[key + STEPS], schema = packed[1], _SCHEMA
-            save_file(tensors, folder / f"{component.name}.safetensors")
+            try:
+                save_file(tensors, folder / f"{component.name}.safetensors")
+            except SafetensorError as problem:  # what it makes of an OSError
+                raise EnvironmentFailed(
+                    f"{directory.parent}: weights could not be written ({problem}); is the disk full? "
+                    f"Free some space and run it again"
+                ) from None
             (folder / f"{component.name}.safetensors").chmod(0o644)  # the library writes 0600
         (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json, encoding="utf-8")
         for name, text in (beside or {}).items():
@@ -291,7 +299,7 @@ def named(text: str) -> Callable[..., Any]:
         return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
     except (ImportError, AttributeError) as problem:
         raise BadInput(f"{text}: no such function ({problem})") from None
-    except Exception as problem:  # importing runs the user's own module
+    except (Exception, SystemExit) as problem:  # importing runs the user's own module
         line = (str(problem).strip().splitlines() or [""])[0][:200]
         raise BadInput(
             f"{text} can not be imported ({type(problem).__name__}: {line})"
@@ -340,6 +348,8 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
             )
             for c in row["components"]
         )
+        if any(c.kept for c in components):  # what is one module may have lost other channels each
+            components = tuple(replace(c, module=copy.deepcopy(c.module)) for c in components)
         for c in components:
             channels.keep(c.module, c.kept)
         prompts = tuple(row["calibration"]), tuple(row["golden"])
@@ -383,7 +393,7 @@ def called(function: Callable[..., Any], name: str) -> Any:
         return function()
     except GenedgeError:
         raise
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         line = (str(problem).strip().splitlines() or [""])[0][:200]
         raise BadInput(f"{name} raised {type(problem).__name__}: {line}") from problem
 

@@ -93,7 +93,10 @@ class Int8Twin:
 
     def __init__(self, generator: Generator, size: int, *, cpu: str = "portable") -> None:
         """size: pictures of a batch. cpu: as `quantize` takes it. Raises BadInput where weights are
-        rewritten on the way to int8 (batch norm), so that they can not be shared."""
+        rewritten on the way to int8 (batch norm), so that they can not be shared, and where two
+        components are one module."""
+        if len({id(c.module) for c in generator.components}) < len(generator.components):
+            raise BadInput("components of one module can not be trained as int8; give each a copy")
         prompts = generator.calibration[:CALIBRATED] or ("",)
         feeds = [generator.prepare(p, seed=i).inputs for i, p in enumerate(prompts)]
         feeds = [feeds[i % len(feeds)] for i in range(-(-len(feeds) // size) * size)]

@@ -109,6 +109,9 @@ def _to_target(
 ) -> float:
     """The least ratio, in steps of 1/256, at which `size` is within the target."""
     low, high = 0, 256
+    whole = size(at(0.0))
+    if whole <= target:
+        raise BadInput(f"it has {whole:,} {what} already; name a target below")
     smallest = size(at(1.0))
     if smallest > target:
         raise BadInput(

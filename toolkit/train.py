@@ -134,14 +134,17 @@ def run_phase(
     interrupted. one_step returns scalars, whose means are reported and appended to
     `<name>.jsonl`. Checkpoints are read with weights_only=True. writes: False in all but one of
     several processes that take the same steps: these read the checkpoint, and neither write nor
-    report. Raises BadInput where a scalar is not finite, and what `make_folder` raises.
+    report. Raises BadInput where a scalar is not finite or the checkpoint is damaged, and what `make_folder` raises.
     """
     make_folder(work)
     path, log = work / f"{name}.pt", work / f"{name}.jsonl"
     first = 0
     if path.exists():
-        saved = torch.load(path, weights_only=True)
-        first = int(saved["step"])
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            first = int(saved["step"])
+        except Exception as problem:
+            raise BadInput(f"{path} is damaged ({problem!r:.120}); remove it") from None
         for key, part in state.items():
             part.load_state_dict(saved[key])
     if first >= steps:
