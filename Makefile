@@ -114,7 +114,7 @@ bench-steady: $(VENV)/dev.stamp  ## do good artifacts pass 50 times in a row? si
 train: $(VENV)/train.stamp  ## emoji-teacher, into trained/; hours on two cores; resumes
 	nice $(BIN)/genedge train emoji-teacher --out trained --work .train --cache .cache
 
-student: $(VENV)/train.stamp $(VENV)/dev.stamp  ## emoji, into student/, from emoji-teacher and the art; some two and a half hours on two cores; resumes
+student: $(VENV)/train.stamp $(VENV)/dev.stamp  ## emoji, into student/, from emoji-teacher and the art; some four hours on two cores; resumes
 	$(BIN)/python -m genedge.toolkit.zoo.emoji.prompts .cache > prompts.txt
 	nice $(BIN)/genedge prune emoji-teacher --components image --also image.entry --target-macs 95700000 --recover 500 --batch 32 --rate 5e-4 --prompts prompts.txt --out pruned --force
 	nice $(BIN)/genedge train emoji --start pruned --out student --work .train-student --cache .cache --force
