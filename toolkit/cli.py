@@ -69,15 +69,8 @@ def main() -> None:
     except SystemExit as ended:  # typer's own answer to a closed pipe, and to `typer.Exit`
         before = ended.__context__
         closed = isinstance(before, OSError) and before.errno == errno.EPIPE
-        code = (
-            CLOSED_PIPE
-            if closed
-            else ended.code
-            if isinstance(ended.code, int)
-            else 4
-            if ended.code
-            else 0
-        )
+        said = CLOSED_PIPE if closed else ended.code or 0
+        code = said if isinstance(said, int) else _fail(said, 4, debug)
     except OSError as problem:
         full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full; free some space" if full else str(problem)

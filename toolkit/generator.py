@@ -195,10 +195,8 @@ def save(
             try:
                 save_file(tensors, folder / f"{component.name}.safetensors")
             except SafetensorError as problem:  # what it makes of an OSError
-                raise EnvironmentFailed(
-                    f"{directory.parent}: weights could not be written ({problem}); is the disk full? "
-                    f"Free some space and run it again"
-                ) from None
+                text = f"{directory.parent}: {problem}; is the disk full? Free some space"
+                raise EnvironmentFailed(text) from None
             (folder / f"{component.name}.safetensors").chmod(0o644)  # the library writes 0600
         (folder / TOKENIZER_FILE).write_text(generator.tokenizer_json, encoding="utf-8")
         for name, text in (beside or {}).items():

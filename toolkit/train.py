@@ -134,7 +134,8 @@ def run_phase(
     interrupted. one_step returns scalars, whose means are reported and appended to
     `<name>.jsonl`. Checkpoints are read with weights_only=True. writes: False in all but one of
     several processes that take the same steps: these read the checkpoint, and neither write nor
-    report. Raises BadInput where a scalar is not finite or the checkpoint is damaged, and what `make_folder` raises.
+    report. Raises BadInput where a scalar is not finite or the checkpoint is damaged, and what
+    `make_folder` raises.
     """
     make_folder(work)
     path, log = work / f"{name}.pt", work / f"{name}.jsonl"
@@ -143,6 +144,8 @@ def run_phase(
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             first = int(saved["step"])
+        except (MemoryError, PermissionError):
+            raise
         except Exception as problem:
             raise BadInput(f"{path} is damaged ({problem!r:.120}); remove it") from None
         for key, part in state.items():
