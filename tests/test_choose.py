@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from genedge.runtime.errors import BadInput
-from genedge.toolkit.generator import resolve
+from genedge.toolkit.models import resolve
 from genedge.toolkit.zoo.emoji import choose
 from genedge.toolkit.zoo.emoji.captions import captions_of, load_trained, train_tokenizer
 from genedge.toolkit.zoo.emoji.data import Art, Emoji

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from genedge.toolkit.generator import resolve
+from genedge.toolkit.models import resolve
 from genedge.toolkit.zoo.emoji import codes as phase
 from genedge.toolkit.zoo.emoji.codes import draw, fit_codes, judged_rows
 from genedge.toolkit.zoo.emoji.data import Art, Emoji

@@ -21,8 +21,9 @@ from genedge.toolkit import distill as distillation
 from genedge.toolkit import losses
 from genedge.toolkit.distill import distill, student_of
 from genedge.toolkit.drawings import batch_of, psnr_to
-from genedge.toolkit.features import Projections, matched
-from genedge.toolkit.generator import Generator, resolve
+from genedge.toolkit.features import Projections, Taps, matched
+from genedge.toolkit.generator import Generator
+from genedge.toolkit.models import resolve
 from genedge.toolkit.own import generator_of, image
 from genedge.toolkit.prune import prune
 from genedge.toolkit.verbs import shrink
@@ -296,6 +297,22 @@ def test_layers_are_matched_by_name_and_projected_where_channels_differ():
     assert sorted(projections.layers) == ["0", "2"]
     for s, t, _ in projections(teacher, student):
         assert s.shape == t.shape
+
+
+def test_linear_layers_over_tokens_are_compared_by_channels():
+    seen = []
+    for width in (8, 6):
+        taps = Taps()
+        layers = nn.Sequential(nn.Linear(4, width), nn.Linear(width, 4))
+        taps.listen("c", layers)
+        layers(torch.randn(2, 10, 4))
+        taps.close()
+        seen.append(taps.seen)
+    pairs = matched(*seen)
+    assert [p.teacher for p in pairs] == ["c.0", "c.1"]
+    both = Projections(pairs, *seen)(*seen)
+    assert [tuple(s.shape) for s, _, _ in both] == [tuple(t.shape) for _, t, _ in both]
+    assert both[0][1].shape == (2, 10, 8)
 
 
 def test_a_projection_starts_as_the_best_one():

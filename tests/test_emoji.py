@@ -11,7 +11,8 @@ from genedge.runtime.errors import BadInput
 from genedge.runtime.run import load
 from genedge.runtime.verify import verify
 from genedge.toolkit.export import export
-from genedge.toolkit.generator import load_saved, resolve
+from genedge.toolkit.models import resolve
+from genedge.toolkit.saved import load_saved
 
 ROOT = Path(__file__).parents[1]
 BUNDLED = {t: ROOT / "runtime" / "artifacts" / f"emoji-{t}-int8" for t in BUNDLED_TARGETS}

@@ -1,25 +1,28 @@
 """A generator is saved without pickle, loads in another process, and refuses damage."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from genedge.runtime.errors import BadInput, EnvironmentFailed
-from genedge.toolkit import generator as module
-from genedge.toolkit.generator import load_saved, resolve, save
+from genedge.toolkit import constructors
+from genedge.toolkit import saved as folders
+from genedge.toolkit.models import resolve
 from genedge.toolkit.quantize import OBSERVERS, Int8Embedding, quantize
 from genedge.toolkit.quantizer import CommonQuantizer
+from genedge.toolkit.saved import load_saved, save
 
 
 @pytest.fixture
 def saved(generator, tmp_path, monkeypatch):
-    from dataclasses import replace
 
-    monkeypatch.setitem(module.CONSTRUCTORS, "tiny", "test_generator:parts")
+    monkeypatch.setitem(constructors.CONSTRUCTORS, "tiny", "test_generator:parts")
     save(replace(generator, constructor="tiny"), tmp_path / "g")
     return tmp_path / "g"
 
@@ -39,9 +42,8 @@ def test_a_saved_generator_draws_the_same_bits(saved, generator):
 
 
 def test_half_precision_weights_take_half_the_bytes(generator, tmp_path, monkeypatch):
-    from dataclasses import replace
 
-    monkeypatch.setitem(module.CONSTRUCTORS, "tiny", "test_generator:parts")
+    monkeypatch.setitem(constructors.CONSTRUCTORS, "tiny", "test_generator:parts")
     save(replace(generator, constructor="tiny"), tmp_path / "g", half=True)
     for tensor in load_file(tmp_path / "g" / "image.safetensors").values():
         assert tensor.dtype == (torch.float16 if tensor.dim() > 1 else torch.float32)
@@ -170,7 +172,57 @@ def test_a_disk_that_fills_while_weights_are_written_is_named(tmp_path, monkeypa
     def full(*given):
         raise SafetensorError("Error while serializing: No space left on device (os error 28)")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(folders, "save_file", full)
     with pytest.raises(EnvironmentFailed, match="is the disk full"):
         save(resolve("tiny:tiny"), tmp_path / "made")
     assert not list(tmp_path.iterdir())
+
+
+def narrowed():
+    """The bundled generator by its own constructor's name, with other modules than that makes."""
+    made = resolve("emoji")
+    text, image = made.components
+    return replace(made, components=(text, replace(image, module=nn.Conv2d(3, 3, 1))))
+
+
+def test_a_changed_generator_is_saved_under_the_function_that_changed_it():
+    made = resolve("test_generator:narrowed")
+    assert made.constructor == "test_generator:narrowed"
+
+
+def unchanged():
+    return resolve("emoji")
+
+
+def test_a_known_generator_keeps_its_constructor():
+    assert resolve("test_generator:unchanged").constructor == unchanged().constructor
+
+
+class Odd(nn.Module):
+    """Buffers that float32 does not hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("turns", torch.tensor([[1 + 2j, 3 - 4j]]))
+        self.register_buffer("large", torch.tensor([(1 << 40) + 1, -((1 << 25) + 1)]))
+        self.register_buffer("small", torch.tensor([3, -4]))
+
+
+def odd():
+    made = resolve("tiny:tiny")
+    component = replace(made.components[0], module=Odd())
+    return replace(made, components=(component,), constructor="test_generator:odd")
+
+
+def test_whole_and_complex_numbers_are_stored_exactly(tmp_path):
+    made = odd()
+    buffers = made.components[0].module
+    buffers.turns.mul_(2j)
+    buffers.large.add_(6)
+    save(made, tmp_path / "made", half=True)
+    back = load_saved(tmp_path / "made", trusted="test_generator:odd")
+    for name, value in buffers.state_dict().items():
+        assert torch.equal(back.components[0].module.state_dict()[name], value), name
+    assert back.hash() == made.hash()
+    buffers.turns.imag.add_(1)
+    assert made.hash() != back.hash()

@@ -10,14 +10,17 @@ import torch
 from torch import nn
 
 from genedge.runtime.errors import BadInput
+from genedge.toolkit.constructors import CONSTRUCTORS
 from genedge.toolkit.export import export
 from genedge.toolkit.fallback import keep_float
-from genedge.toolkit.generator import CONSTRUCTORS, Component, load_saved, resolve, save
+from genedge.toolkit.generator import Component
 from genedge.toolkit.int8_twin import Int8Twin
+from genedge.toolkit.models import resolve
 from genedge.toolkit.own import generator_of, noise
 from genedge.toolkit.quantize import Int8Embedding, quantize, simulated, with_int8_tables
 from genedge.toolkit.replace import float_graph
 from genedge.toolkit.saturation import preflight
+from genedge.toolkit.saved import load_saved, save
 
 WIDE = 8
 

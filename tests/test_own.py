@@ -24,9 +24,10 @@ from genedge.runtime.inspect import inspect
 from genedge.runtime.verify import verify
 from genedge.toolkit import blame
 from genedge.toolkit.export import export
-from genedge.toolkit.generator import load_saved, resolve, save
+from genedge.toolkit.models import resolve
 from genedge.toolkit.own import choice, generator_of, image, noise, style
 from genedge.toolkit.quantize import quantize, simulated
+from genedge.toolkit.saved import load_saved, save
 
 ROOT = Path(__file__).parents[1]
 MAKERS = {"grey": own.grey, "blend": own.blend, "classes": own.classes}

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from genedge.runtime.errors import BadInput
-from genedge.toolkit import generator
-from genedge.toolkit.generator import load_saved, resolve
+from genedge.toolkit import constructors
+from genedge.toolkit.models import resolve
 from genedge.toolkit.prune import prune
+from genedge.toolkit.saved import load_saved
 from genedge.toolkit.weights import grid_steps
 from genedge.toolkit.zoo.emoji import choose, codes, int8, text, train
 from genedge.toolkit.zoo.emoji.captions import captions_of
@@ -58,8 +59,8 @@ def art(bundled, monkeypatch):
     monkeypatch.setattr(train, "load_data", lambda cache, report: made)
     monkeypatch.setattr(train, "scores_of", lambda *a: {"r1": 0.5})
     monkeypatch.setattr(train, "namer", lambda *a: None)
-    monkeypatch.setitem(generator.CONSTRUCTORS, train.TEACHER, f"{__name__}:parts")
-    monkeypatch.setitem(generator.CONSTRUCTORS, train.STUDENT, f"{__name__}:of_student")
+    monkeypatch.setitem(constructors.CONSTRUCTORS, train.TEACHER, f"{__name__}:parts")
+    monkeypatch.setitem(constructors.CONSTRUCTORS, train.STUDENT, f"{__name__}:of_student")
     return made
 
 
@@ -144,7 +145,7 @@ def test_from_nothing_all_phases_make_a_teacher_that_decides(art, bundled, tmp_p
     monkeypatch.setattr(text, "judge_prompts", lambda *a: {})
     monkeypatch.setattr(train, "calibration_prompts", lambda *a: bundled.calibration)
     monkeypatch.setattr(train, "golden_prompts", lambda *a: bundled.golden)
-    monkeypatch.setitem(generator.CONSTRUCTORS, train.TEACHER, f"{__name__}:whole")
+    monkeypatch.setitem(constructors.CONSTRUCTORS, train.TEACHER, f"{__name__}:whole")
     made = load_saved(train.train(tmp_path / "work", tmp_path, tmp_path / "out", silent))
     assert made.history[-1]["phases"][:-1] == train.PHASES
     assert (made.name, made.constructor) == ("emoji-teacher", train.TEACHER)

@@ -22,7 +22,7 @@ pytest.importorskip("diffusers")
 from grid import note
 from pipelines import KINDS, WALKS, their_pixels
 
-from genedge.toolkit.generator import resolve
+from genedge.toolkit.models import resolve
 from genedge.toolkit.pipeline import embedded_guidance, load_pipeline
 from genedge.toolkit.pipeline_precision import checked_plan, edges_of
 

@@ -17,15 +17,17 @@ from genedge.runtime.errors import BadInput
 from genedge.runtime.signature import TensorSpec
 from genedge.toolkit import channels
 from genedge.toolkit.dependency import groups_of
-from genedge.toolkit.generator import Component, load_saved, resolve, save
+from genedge.toolkit.generator import Component
 from genedge.toolkit.importance import RANKINGS
 from genedge.toolkit.int8_twin import Int8Twin
+from genedge.toolkit.models import resolve
 from genedge.toolkit.proof import PROOF_DB, kept_after, proof, provable
 from genedge.toolkit.prune import (
     int8_bytes,
     multiply_adds,
     prune,
 )
+from genedge.toolkit.saved import load_saved, save
 
 
 def studied(kind):

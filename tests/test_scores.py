@@ -89,7 +89,7 @@ def test_a_widened_decoder_draws_the_same():
 def test_contact_sheets_hold_every_prompt_and_every_seed(tmp_path):
     from PIL import Image
 
-    from genedge.toolkit.generator import resolve
+    from genedge.toolkit.models import resolve
     from genedge.toolkit.zoo.emoji import sheets
 
     emoji = resolve("emoji")

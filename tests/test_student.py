@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from genedge.runtime.errors import BadInput
 from genedge.runtime.picture import over
-from genedge.toolkit import generator
-from genedge.toolkit.generator import golden_seed, resolve
+from genedge.toolkit import models
+from genedge.toolkit.generator import golden_seed
+from genedge.toolkit.models import resolve
 from genedge.toolkit.weights import grid_steps
 from genedge.toolkit.zoo.emoji.choose import decided
 from genedge.toolkit.zoo.emoji.data import Art, Emoji
@@ -148,7 +149,7 @@ def test_weights_on_dead_channels_become_0_and_change_no_picture():
 def test_weights_that_the_wheel_does_not_carry_are_named(monkeypatch, tmp_path):
     module = importlib.import_module("genedge.toolkit.zoo.emoji.teacher")
     monkeypatch.setattr(module, "__file__", str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(generator.importlib, "import_module", lambda name: module)
+    monkeypatch.setattr(models.importlib, "import_module", lambda name: module)
     with pytest.raises(BadInput, match="emoji-teacher are in genedge's repository, not in its"):
         resolve("emoji-teacher")
 

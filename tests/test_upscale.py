@@ -19,7 +19,7 @@ from genedge.runtime.errors import BadInput
 from genedge.runtime.metrics import flat_kept, picture_psnr, psnr, signed_error
 from genedge.runtime.picture import over
 from genedge.runtime.verify import verify
-from genedge.toolkit.generator import resolve
+from genedge.toolkit.models import resolve
 from genedge.toolkit.zoo.upscale.convert import read_weights
 
 WHITE = (255, 255, 255)

@@ -14,12 +14,13 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from genedge.runtime.errors import BadInput
 from genedge.toolkit.bias import correct_last_bias
-from genedge.toolkit.generator import Component, load_saved, save
+from genedge.toolkit.generator import Component
 from genedge.toolkit.observers import PerChannelSquaredErrorObserver, PortableWeightObserver
 from genedge.toolkit.quantize import known_levels, on_grid, with_int8_tables
 from genedge.toolkit.quantizer import CommonQuantizer
 from genedge.toolkit.replace import float_graph
 from genedge.toolkit.saturation import PAIR
+from genedge.toolkit.saved import load_saved, save
 from genedge.toolkit.weights import as_int8, from_int8, grid_steps
 
 

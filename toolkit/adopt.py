@@ -26,9 +26,10 @@ from genedge.runtime.errors import BadInput, LimitMissed
 from genedge.runtime.interface import SUFFIXES, Interface, Port, read_interface
 
 from .export import directory_of, golden_of, versions
-from .generator import TOKENIZER_FILE, Generator, golden_seed
+from .generator import Generator, golden_seed
 from .pairing import Spec, pair
 from .progress import Report
+from .saved import TOKENIZER_FILE
 
 _KINDS = {
     "fp32": ("float32", "float64"),

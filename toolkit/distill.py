@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from genedge.runtime.errors import BadInput, MissingProgram
 
 from . import losses as measures
+from .constructors import called, modules_of, named
 from .drawings import Named, batch_of, check_batches, check_fits, drawn, prepared, stacked
 from .features import Projections, Taps, matched
-from .generator import Generator, called, modules_of, named, resolve, still
+from .generator import Generator, still
 from .int8_twin import Int8Twin
+from .models import resolve
 from .processes import Processes, launched
+from .saved import of_function
 from .train import SETTINGS, Average, Report, falling, fast, remember, run_phase, set_rates
 
 FILES = ("distill.pt", "distill.jsonl", SETTINGS)  # what a run keeps in its work folder
@@ -34,7 +37,7 @@ def student_of(model: str, teacher: Generator) -> Generator:
         made = called(named(model), model)
         if isinstance(made, Generator):
             still(made)
-            return made if made.constructor else replace(made, constructor=model)
+            return of_function(made, model)
         modules = modules_of(made, model)
         missing = [c.name for c in teacher.components if c.name not in modules]
         if missing:

@@ -40,7 +40,7 @@ from genedge.runtime.verify import Limits, default_limits, judge
 
 from .estimate import LARGE, check_room, estimated
 from .fallback import keep_float
-from .generator import TOKENIZER_FILE, Generator, golden_seed, still
+from .generator import Generator, golden_seed, still
 from .lowering import can_not_lower
 from .mapped import let_go
 from .pipeline import SampledGenerator, manifest_rows
@@ -50,6 +50,7 @@ from .qat import trainer
 from .quantize import Quantized, quantize, simulated
 from .replace import float_programs
 from .saturation import preflight
+from .saved import TOKENIZER_FILE
 from .taps import layer_names
 
 Progress = Callable[[str, int, int], None]

@@ -23,7 +23,7 @@ class Pair:
 
 @dataclass
 class Taps:
-    """Outputs of layers, noted while their components run."""
+    """Outputs of layers, (N, channels, …), noted while their components run."""
 
     seen: dict[str, Tensor] = field(default_factory=dict)
     handles: list = field(default_factory=list)
@@ -37,7 +37,9 @@ class Taps:
 
     def _note(self, key: str):  # type: ignore[no-untyped-def]
         def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-            self.seen[key] = out.float()  # half as precise on the way: see train.fast
+            out = out.float()  # half as precise on the way: see train.fast
+            tokens = isinstance(module, nn.Linear) and out.dim() > 2  # channels last
+            self.seen[key] = out.movedim(-1, 1) if tokens else out
 
         return hook
 

@@ -20,7 +20,8 @@ from genedge.runtime.run import Feed
 from genedge.runtime.verify import Row
 
 from .export import input_hashes
-from .generator import Generator, golden_seed, resolve
+from .generator import Generator, golden_seed
+from .models import resolve
 from .pipeline import SampledGenerator, options_of
 from .progress import Report
 

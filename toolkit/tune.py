@@ -29,10 +29,11 @@ from genedge.runtime.verdict import Limits
 from .blame import SIMULATION, feeds_of, measure_losses
 from .distill import distill
 from .export import Exported, export
-from .generator import Generator, golden_seed, load_saved, save
+from .generator import Generator, golden_seed
 from .progress import Report
 from .prune import prune
 from .quantize import quantize
+from .saved import load_saved, save
 from .taps import graphs_of
 
 # A point of the search is measured, not judged: any picture may be one.

@@ -53,7 +53,7 @@ def sizes(artifacts: list[Artifact]) -> str:
 
 def main() -> None:
     from genedge.toolkit.export import export
-    from genedge.toolkit.generator import resolve
+    from genedge.toolkit.models import resolve
     from genedge.toolkit.progress import reporting
 
     generator = resolve("emoji")

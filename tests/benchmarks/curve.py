@@ -23,7 +23,8 @@ from small_decoder import begun
 from small_text import prompts_to_learn, smaller, taught
 
 from genedge.toolkit.distill import distill
-from genedge.toolkit.generator import Generator, resolve
+from genedge.toolkit.generator import Generator
+from genedge.toolkit.models import resolve
 from genedge.toolkit.prune import int8_bytes, multiply_adds, prune
 from genedge.toolkit.zoo.emoji.captions import captions_of
 from genedge.toolkit.zoo.emoji.codes import judged_rows

@@ -106,7 +106,7 @@ def verbs(place: Path) -> list[Verb]:
     def look_at_study() -> None:
         from optuna import load_study
 
-        from genedge.toolkit.generator import load_saved
+        from genedge.toolkit.saved import load_saved
         from genedge.toolkit.tune import points
 
         url = f"sqlite:///{work / 'study.db'}"

@@ -26,7 +26,7 @@ def latencies(folders: dict[str, str], threads: int) -> dict[str, float]:
     import torch
 
     from genedge.runtime.run import load
-    from genedge.toolkit.generator import resolve
+    from genedge.toolkit.models import resolve
 
     torch.set_num_threads(threads)
     generator = resolve("emoji")
@@ -77,7 +77,7 @@ def main(page: Path) -> None:
     from genedge.runtime.verdict import BETWEEN
     from genedge.runtime.verify import verify
     from genedge.toolkit.export import export
-    from genedge.toolkit.generator import resolve
+    from genedge.toolkit.models import resolve
 
     lines = [
         "# Measured",

@@ -55,7 +55,7 @@ def table(model: str) -> list[str]:
     from dataclasses import replace
 
     from genedge.runtime.metrics import picture_psnr
-    from genedge.toolkit.generator import resolve
+    from genedge.toolkit.models import resolve
     from genedge.toolkit.quantize import quantize
 
     generator = resolve(model)

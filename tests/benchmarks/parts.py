@@ -65,7 +65,7 @@ def row(generator: Any, true: list[np.ndarray], label: str, cpu: str, without: A
 
 
 def table(model: str) -> list[str]:
-    from genedge.toolkit.generator import resolve
+    from genedge.toolkit.models import resolve
     from genedge.toolkit.quantize import PARTS
 
     generator = resolve(model)

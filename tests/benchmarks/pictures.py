@@ -23,7 +23,8 @@ from genedge.runtime.bundled import bundled
 from genedge.runtime.enlarge import by, enlarged, load_upscaler
 from genedge.runtime.picture import contact_sheet, to_image
 from genedge.runtime.run import load
-from genedge.toolkit.generator import golden_seed, resolve
+from genedge.toolkit.generator import golden_seed
+from genedge.toolkit.models import resolve
 from genedge.toolkit.zoo.emoji.sheets import side_by_side
 
 WHITE, INT8 = (255, 255, 255), "emoji-openvino-int8"

@@ -216,7 +216,7 @@ def table(model: str, work: Path) -> list[str]:
     from genedge.runtime.verify import Limits
     from genedge.toolkit.adopt import adopt
     from genedge.toolkit.export import export
-    from genedge.toolkit.generator import resolve
+    from genedge.toolkit.models import resolve
 
     generator = resolve(model)
     if len(generator.golden) < GOLDEN and not generator.signature.images:  # few tell little apart

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from small_decoder import SmallDecoder
 from torch import Tensor, nn
 
-from genedge.toolkit.generator import resolve
+from genedge.toolkit.models import resolve
 from genedge.toolkit.train import Average, falling, fast, set_rates
 from genedge.toolkit.zoo.emoji.captions import captions_of
 from genedge.toolkit.zoo.emoji.codes import (

@@ -156,7 +156,7 @@ def processes(teacher: Any) -> list[str]:
 def main(page: Path, parts: tuple[str, ...]) -> None:
     import torch
 
-    from genedge.toolkit.generator import resolve
+    from genedge.toolkit.models import resolve
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     teacher = resolve("emoji")

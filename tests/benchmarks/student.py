@@ -19,7 +19,7 @@ from genedge.runtime.artifact import read_artifact
 from genedge.runtime.run import load
 from genedge.toolkit.distill import distill
 from genedge.toolkit.export import export
-from genedge.toolkit.generator import resolve
+from genedge.toolkit.models import resolve
 from genedge.toolkit.prune import int8_bytes, multiply_adds, prune
 from genedge.toolkit.zoo.emoji.prompts import prompts_of
 from genedge.toolkit.zoo.emoji.scores import scores_of

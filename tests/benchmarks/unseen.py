@@ -17,7 +17,7 @@ HELD_OUT = Path(__file__).parents[1] / "data" / "held_out.npz"
 
 
 def main(held_out: Path, paraphrased: Path) -> None:
-    from genedge.toolkit.generator import resolve
+    from genedge.toolkit.models import resolve
     from genedge.toolkit.zoo.emoji.paraphrases import paraphrases
 
     emoji = resolve("emoji")

@@ -38,7 +38,7 @@ def train(
     need_torch()
     if model not in EMOJI:
         raise BadInput(f"model {model!r} is not trained from data; emoji-teacher and emoji are")
-    from ..generator import resolve
+    from ..models import resolve
     from ..progress import reporting
     from ..zoo.emoji.train import train as train_teacher
     from ..zoo.emoji.train import train_student
@@ -90,7 +90,7 @@ def evaluate(
     of the model, of those --beside it and of the artifact; no scores.
     """
     need_torch()
-    from ..generator import resolve
+    from ..models import resolve
     from ..progress import reporting
 
     if beside and sheets is None:

@@ -65,7 +65,7 @@ def blame(
     from genedge.runtime.artifact import check_files, check_out, read_artifact
 
     from .. import blame as blaming
-    from ..generator import resolve
+    from ..models import resolve
     from ..progress import reporting
     from ..reduce import reduce_fault
 

@@ -84,7 +84,7 @@ def export(
     need_torch()
     from ..estimate import check_room, estimated, run_seconds
     from ..export import export as run
-    from ..generator import resolve
+    from ..models import resolve
 
     targets = list(TARGETS) if target == "all" else [target]
     if target == "all" and precision == "fp16":
@@ -209,7 +209,7 @@ def adopt(
     from genedge.runtime.verdict import DEFAULTS, Limits, judge
 
     from ..adopt import adopt as run
-    from ..generator import resolve
+    from ..models import resolve
     from ..progress import reporting
 
     with reporting(quiet) as progress:

@@ -66,7 +66,7 @@ def tune(
     _need_optuna()
     need_torch()
     from .. import tune as tuning
-    from ..generator import resolve
+    from ..models import resolve
     from ..progress import reporting
 
     generator = resolve(model)

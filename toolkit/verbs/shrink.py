@@ -144,9 +144,10 @@ def prune(
     _need_pruning()
     from ..distill import checked_rate
     from ..drawings import psnr_to
-    from ..generator import resolve, save
+    from ..models import resolve
     from ..progress import reporting
     from ..prune import prune as run
+    from ..saved import save
 
     folder, rate = _work(out, force, work), checked_rate(rate)
     losses, more = _losses(loss), read_prompts(prompts) if prompts else []
@@ -233,7 +234,8 @@ def distill(
     need_torch()
     from ..distill import checked_rate, student_of
     from ..drawings import judged_prompts, psnr_to
-    from ..generator import resolve, save
+    from ..models import resolve
+    from ..saved import save
 
     folder, rate = _work(out, force, work), checked_rate(rate)
     losses, more = _losses(loss), read_prompts(prompts) if prompts else []

