@@ -21,7 +21,6 @@ from genedge.toolkit.saved import load_saved, save
 
 @pytest.fixture
 def saved(generator, tmp_path, monkeypatch):
-
     monkeypatch.setitem(constructors.CONSTRUCTORS, "tiny", "test_generator:parts")
     save(replace(generator, constructor="tiny"), tmp_path / "g")
     return tmp_path / "g"
@@ -188,6 +187,32 @@ def narrowed():
 def test_a_changed_generator_is_saved_under_the_function_that_changed_it():
     made = resolve("test_generator:narrowed")
     assert made.constructor == "test_generator:narrowed"
+
+
+class Darker(nn.Module):
+    """The weights of `inner` by their own names, drawn otherwise."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.__dict__["inner"] = inner
+        for name, child in inner.named_children():
+            self.add_module(name, child)
+
+    def forward(self, *inputs):
+        return self.inner(*inputs) / 2
+
+
+def darker():
+    made = resolve("emoji")
+    text, image = made.components
+    return replace(made, components=(text, replace(image, module=Darker(image.module))))
+
+
+def test_the_same_weights_in_other_code_are_not_the_known_generator():
+    made = resolve("test_generator:darker")
+    assert made.constructor == "test_generator:darker"
+    known = resolve("emoji").components[1].module.state_dict()
+    assert made.components[1].module.state_dict().keys() == known.keys()
 
 
 def unchanged():

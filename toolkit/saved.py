@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genedge.runtime.artifact import writing
-from genedge.runtime.errors import BadInput, EnvironmentFailed, GenedgeError
+from genedge.runtime.errors import BadInput, EnvironmentFailed
 from genedge.runtime.image import image_values
 from genedge.runtime.signature import Signature, signature_from_json
 from genedge.runtime.tokenizer import load_tokenizer
@@ -170,23 +170,26 @@ def _constructed(name: str) -> dict[str, nn.Module]:
 
 
 def _is_made_by_its_constructor(generator: Generator) -> bool:
-    """Whether a folder of it would load: the same weights by name, of the same shapes."""
+    """Whether a folder of it would load and draw the same: what the constructor makes takes the
+    weights, and its first picture is that of the generator."""
     try:
         modules = _constructed(generator.constructor)
+        made = []
         for c in generator.components:
-            module = copy.deepcopy(modules[c.name])
+            module = copy.deepcopy(modules[c.name]).eval()
             channels.keep(module, c.kept)
-            made, held = module.state_dict(), c.module.state_dict()
-            if {k: v.shape for k, v in made.items()} != {k: v.shape for k, v in held.items()}:
-                return False
-    except (GenedgeError, LookupError, ValueError, RuntimeError, AttributeError):
+            module.load_state_dict(c.module.state_dict())
+            made.append(replace(c, module=module))
+        output = generator.signature.output_name
+        drawn = replace(generator, components=tuple(made)).example()[output]
+        return torch.allclose(drawn, generator.example()[output], atol=1e-4)
+    except Exception:  # the user's own code runs
         return False
-    return True
 
 
 def of_function(made: Generator, model: str) -> Generator:
     """What the user's function `model` returned, so that a folder saved from it loads again: its own
-    constructor stays where that makes such modules (a function may change those of a known one)."""
+    constructor stays where that makes its modules (a function may change those of a known one)."""
     if made.constructor == model or (made.constructor and _is_made_by_its_constructor(made)):
         return made
     components = tuple(replace(c, kept={}) for c in made.components)
