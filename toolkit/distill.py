@@ -36,7 +36,6 @@ def student_of(model: str, teacher: Generator) -> Generator:
     if ":" in model and "@" not in model:
         made = called(named(model), model)
         if isinstance(made, Generator):
-            still(made)
             return of_function(made, model)
         modules = modules_of(made, model)
         missing = [c.name for c in teacher.components if c.name not in modules]

@@ -13,7 +13,7 @@ from genedge.runtime.errors import BadInput
 
 from .constructors import CONSTRUCTORS, called, named
 from .diffusers_folder import is_pipeline
-from .generator import Generator, still
+from .generator import Generator
 from .saved import load_saved, of_function
 
 MODELS = ("emoji", "emoji-teacher", "upscale")  # what comes with genedge
@@ -48,7 +48,6 @@ def resolve(model: str, pipeline: Mapping[str, Any] | None = None) -> Generator:
             )
         if not isinstance(made, Generator):
             raise BadInput(f"{model} returned {type(made).__name__}, not a Generator")
-        still(made)
         return of_function(made, model)
     if is_pipeline(Path(model)):
         from .pipeline import load_pipeline

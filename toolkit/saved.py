@@ -24,7 +24,7 @@ from genedge.runtime.tokenizer import load_tokenizer
 
 from . import channels
 from .constructors import CONSTRUCTORS, called, modules_of, named
-from .generator import Component, Generator, fits_float
+from .generator import Component, Generator, fits_float, still
 from .weights import as_int8, from_int8
 
 GENERATOR_FILE, TOKENIZER_FILE = "generator.json", "tokenizer.json"
@@ -188,8 +188,10 @@ def _is_made_by_its_constructor(generator: Generator) -> bool:
 
 
 def of_function(made: Generator, model: str) -> Generator:
-    """What the user's function `model` returned, so that a folder saved from it loads again: its own
-    constructor stays where that makes its modules (a function may change those of a known one)."""
+    """What the user's function `model` returned, as it draws (evaluation), and so that a folder saved
+    from it loads again: its own constructor stays where that makes its modules (a function may
+    change those of a known one)."""
+    still(made)
     if made.constructor == model or (made.constructor and _is_made_by_its_constructor(made)):
         return made
     components = tuple(replace(c, kept={}) for c in made.components)

@@ -224,7 +224,7 @@ def main(page: Path, parts: tuple[str, ...]) -> None:
         "# Quality over size, and what each loss buys",
         "",
         "Written by `make bench-curve`. 1,000 training pairs, all held-out pairs, compared with the real art; see",
-        "[evaluate.md](evaluate.md). Sizes are of the decoder; the text side (4.2 M parameters, 23 M multiply-adds) is the same",
+        "[evaluate.md](evaluate.md). Sizes are of the decoder; the text side (3.9 M parameters, 23 M multiply-adds) is the same",
         "in all rows but the last table's. One run of each row.",
         "",
     ]
