@@ -19,7 +19,7 @@ from .artifact import (
     read_golden_file,
     spread,
 )
-from .bootstrap import sample_bounds
+from .bootstrap import mean_bounds, sample_bounds
 from .errors import BadInput, MissingProgram
 from .inspect import Stored, inspect
 from .metrics import flat_kept, max_error, picture_psnr, picture_ssim, signed_error
@@ -175,7 +175,7 @@ def _intervals(drawn: Sequence[np.ndarray], golden: Golden) -> dict[str, tuple[f
     }
     # Signed errors cancel: each channel's own interval first, then the channel that is furthest off.
     channels = np.array([signed_error(a, b) for a, b in pairs]).T
-    bounds = [sample_bounds(values, mean) for values in channels]
+    bounds = [mean_bounds(values) for values in channels]
     least = max(0.0 if low <= 0 <= high else min(abs(low), abs(high)) for low, high in bounds)
     found["signed_error"] = least, max(max(abs(low), abs(high)) for low, high in bounds)
     if golden.simulated is not None:
