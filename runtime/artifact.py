@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from .errors import BadInput, EnvironmentFailed
+from .files import alive
 from .sampler import SamplerSpec, sampler_from_json
 from .signature import Signature, signature_from_json
 
@@ -160,24 +162,31 @@ def _old(directory: Path) -> Path:
 
 
 def recover(directory: Path) -> None:
-    """Undoes what a crash left: an old folder moved aside comes back, half-written ones go."""
+    """Undoes what a crash left: an old folder moved aside comes back. While another process writes
+    there, nothing is done: it moves folders itself."""
     old = _old(directory)
-    if old.is_dir():
-        if directory.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
+    if not old.is_dir() or any(alive(p) for p in _partials(directory)):
+        return
+    if directory.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):  # another process was first
             old.rename(directory)
-    if directory.parent.is_dir():
-        for partial in directory.parent.glob(f".{directory.name}.partial-*"):
-            pid = partial.name.rsplit("-", 1)[1]
-            if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
-                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partials(directory: Path) -> list[Path]:
+    """Half-written folders on the way to `directory`."""
+    escaped = glob.escape(directory.name)
+    return list(directory.parent.glob(f".{escaped}.partial-*")) if directory.parent.is_dir() else []
 
 
 def check_out(directory: Path, force: bool = False) -> None:
     """Raises BadInput where `writing` could not put a folder there."""
     directory = directory.absolute()
     recover(directory)
+    for partial in _partials(directory):
+        if not alive(partial):  # a crash left it
+            shutil.rmtree(partial, ignore_errors=True)
     if directory.exists() and not force:
         raise BadInput(f"{directory} exists already; use --force to replace it, or another --out")
     if directory.exists() and not any((directory / n).is_file() for n in OWN_FILES):
@@ -207,6 +216,10 @@ def writing(directory: Path, force: bool = False) -> Iterator[Path]:
     try:
         yield partial
         if directory.exists():
+            if not force:
+                raise BadInput(
+                    f"{directory} was written by another process meanwhile; use --force to replace it"
+                )
             directory.rename(_old(directory))
         partial.rename(directory)
         shutil.rmtree(_old(directory), ignore_errors=True)
@@ -260,7 +273,10 @@ def read_artifact(directory: Path) -> Artifact:
     if not path.is_file():
         what = "has no manifest.json" if directory.is_dir() else "does not exist"
         raise BadInput(f"{directory} {what}; name a folder that genedge export wrote")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise BadInput(f"{path} can not be read ({problem.strerror})") from None
     try:
         row = json.loads(data)
         schema = row["schema"]
@@ -352,7 +368,11 @@ def check_files(artifact: Artifact, golden: bool = False) -> None:
             raise BadInput(
                 f"{path} has {size:,} bytes, manifest.json says {file.bytes:,}; export it again"
             )
-        if sha256_of(path) != file.sha256:
+        try:
+            same = sha256_of(path) == file.sha256
+        except OSError as problem:
+            raise BadInput(f"{path} can not be read ({problem.strerror})") from None
+        if not same:
             raise BadInput(
                 f"{path}: sha256 does not match manifest.json (file changed after export); "
                 f"export it again"

@@ -95,9 +95,16 @@ def read_accepted(path: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 def compared(report: Report, path: Path) -> Report:
     """The report with its changes since the accepted verdict, and rows that a red one fails."""
-    before = read_accepted(path).get(host.cpu_profile(), {})
-    if not before:
+    profiles, here = read_accepted(path), host.cpu_profile()
+    before = profiles.get(here, {})
+    if not before and not profiles:
         return report
+    if not before:
+        note = f"{path.name} holds verdicts of {', '.join(sorted(profiles))} alone: accept one here too"
+        row = Row(
+            path.name, "accepted", f"none of a CPU of profile {here}", "", True, note, "reported"
+        )
+        return replace(report, rows=(*report.rows, row))
     now = cells(report)
     bounds = {(r.artifact, r.metric): r.bound for r in report.rows}
     changes = changes_between(before, now, bounds)

@@ -90,9 +90,14 @@ class Bench:
 
 
 def names_of(directories: Sequence[Path]) -> list[str]:
-    """What reports call each artifact: its folder's name, or its path where two share a name."""
-    plain = [d.resolve().name for d in directories]
-    return [n if plain.count(n) == 1 else str(d) for n, d in zip(plain, directories, strict=True)]
+    """What reports call each artifact: its folder's name; where several share one, with as many of the
+    folders above as tell them apart, wherever the command is run."""
+    parts = [d.resolve().parts for d in directories]
+    names = [p[-1] for p in parts]
+    for count in range(2, max(map(len, parts), default=0) + 1):
+        longer = [Path(*p[-count:]).as_posix() for p in parts]
+        names = [m if names.count(n) > 1 else n for n, m in zip(names, longer, strict=True)]
+    return names
 
 
 def bench(

@@ -44,7 +44,7 @@ def run_in_child(task: str, **arguments: Any) -> dict[str, Any]:
         )
         if done.returncode == -signal.SIGINT:
             raise KeyboardInterrupt
-        if not answer.is_file():
+        if done.returncode or not answer.is_file():
             raise EnvironmentFailed(how_it_ended(done.returncode, done.stderr))
         row = json.loads(answer.read_text())
     if "error" in row:

@@ -78,12 +78,12 @@ def measure(
     known = not found["inputs"] and true.inputs is not None
     found["reasons"] = reasons(pictures, true, found["psnrs"], None if known else pipeline)
     lost = found["psnr"] < LOW
-    stored: list[Stored] = []
+    stored: dict[str, list[Stored]] = {}
     try:
-        stored = _stored(artifact) if artifact.precision == "int8" or lost else []
+        stored = _stored(artifact) if artifact.precision == "int8" or lost else {}
     except MissingProgram as missing:
         found["unread"] = str(missing)
-    found["reasons"] += _flat(stored) if lost else []
+    found["reasons"] += _flat([t for own in stored.values() for t in own]) if lost else []
     return found | reference | _int8_share(artifact, stored)
 
 
@@ -204,15 +204,21 @@ def _latency(
     return float(np.median(times) * 1000)
 
 
-def _stored(artifact: Artifact) -> list[Stored]:
-    """Tensors of two or more axes in the files. Raises MissingProgram where the target's reader is
-    not installed."""
-    return [t for one in inspect(artifact) for t in one.stored if len(t.shape) > 1]
+def _stored(artifact: Artifact) -> dict[str, list[Stored]]:
+    """By component, tensors of two or more axes in its files. Raises MissingProgram where the target's
+    reader is not installed."""
+    return {one.component: [t for t in one.stored if len(t.shape) > 1] for one in inspect(artifact)}
 
 
-def _int8_share(artifact: Artifact, stored: Sequence[Stored]) -> dict[str, float]:
-    """Of an int8 artifact: the share of stored numbers that are int8, and the least that may be."""
-    sizes = [(int(np.prod(t.shape)), t.dtype in ("int8", "uint8")) for t in stored]
+def _int8_share(artifact: Artifact, stored: Mapping[str, Sequence[Stored]]) -> dict[str, float]:
+    """Of an int8 artifact: the share of stored numbers that are int8, and the least that may be.
+
+    Components that its plan has in float are left out, where there are others.
+    """
+    plan = artifact.about.get("plan") or {}
+    planned = {n: t for n, t in stored.items() if plan.get(n) != "float"} or stored
+    tensors = [t for own in planned.values() for t in own]
+    sizes = [(int(np.prod(t.shape)), t.dtype in ("int8", "uint8")) for t in tensors]
     whole = sum(n for n, _ in sizes)
     if artifact.precision != "int8" or not whole:
         return {}

@@ -72,6 +72,8 @@ def verify(
         twice = next(n for n in names if names.count(n) > 1)
         raise BadInput(f"{twice} is named twice; name each artifact once")
     wanted = {n: w for n, a in artifacts.items() if budget and (w := budget.of(a))}
+    if budget is not None and budget.entries and not wanted:
+        raise BadInput(_fits_none(budget, list(artifacts.values())))
     looks = {n for n, w in wanted.items() if w.max_feature_distance is not None}
     if budget is not None and looks and distance is None:
         raise BadInput(
@@ -117,7 +119,12 @@ def verify(
         between = _between(ran, found, true)
         shown = {n: _shown(found[n], true[n]) for n in ran}
     rows += _no_loss_rows({n: w for n, w in wanted.items() if n in ran}, baselines, found, true)
-    times = _timed(ran | others, wanted, baselines, timed, report)
+    times = None
+    try:
+        times = _timed(ran | others, wanted, baselines, timed, report)
+    except GenedgeError as problem:  # what was found of the pictures stays
+        slow = [n for n in ran if timed or (n in wanted and wanted[n].timed)]
+        rows += [Row(n, "runs", f"could not be timed: {problem}", "", False) for n in slow]
     if times is not None:
         from .timed import timed_rows
 
@@ -136,6 +143,16 @@ def verify(
     order = {n: i for i, n in enumerate(names)}
     rows.sort(key=lambda r: order.get(r.artifact, len(order)))
     return Report(tuple(rows), tuple(details), between, (), times, shown)
+
+
+def _fits_none(budget: Budget, artifacts: Sequence[Artifact]) -> str:
+    """What to say where no entry of the budget is of any of the artifacts."""
+    named = sorted({model for model, _, _ in budget.entries})
+    mine = sorted({f"{a.name}.{a.target}.{a.precision}" for a in artifacts})
+    return (
+        f"{budget.path}: no entry fits {', '.join(mine)}; its entries are of {', '.join(named)}: rename "
+        f"one, or leave --budget out"
+    )
 
 
 def _golden(artifact: Artifact, golden: Mapping[Path, Path], prompts: int | None) -> Golden:

@@ -3,11 +3,19 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from genedge.recipes import TARGETS
-from genedge.runtime.artifact import read_artifact, read_golden, recover, writing
+from genedge.runtime.artifact import (
+    check_files,
+    check_out,
+    read_artifact,
+    read_golden,
+    recover,
+    writing,
+)
 from genedge.runtime.errors import BadInput
 from genedge.runtime.run import load
 
@@ -166,9 +174,48 @@ def test_a_crash_between_the_two_renames_is_recovered(tmp_path):
     (tmp_path / ".a.old").mkdir()
     (tmp_path / ".a.old" / "manifest.json").write_text("old")
     (tmp_path / ".a.partial-999999999").mkdir()
-    recover(tmp_path / "a")
+    check_out(tmp_path / "a", force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a" / "manifest.json").read_text() == "old"
+
+
+def test_a_reader_leaves_folders_alone_that_another_process_is_writing(tmp_path):
+    for name in (".a.old", f".a.partial-{os.getppid()}"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(name)
+    recover(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_another_process_wrote_meanwhile_is_not_replaced_without_force(tmp_path):
+    def write():
+        with writing(tmp_path / "a") as folder:
+            (folder / "manifest.json").write_text("mine")
+            (tmp_path / "a").mkdir()
+            (tmp_path / "a" / "manifest.json").write_text("theirs")
+
+    with pytest.raises(BadInput, match="written by another process meanwhile"):
+        write()
+    assert (tmp_path / "a" / "manifest.json").read_text() == "theirs"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_that_can_not_be_read_is_one_line(copy_of, monkeypatch):
+    folder = copy_of("onnx")
+
+    def fails(self, *words):
+        raise PermissionError(13, "Permission denied")
+
+    artifact = read_artifact(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fails)
+        with pytest.raises(BadInput, match=r"can not be read \(Permission denied\)"):
+            check_files(artifact)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails)
+        with pytest.raises(BadInput, match=r"manifest\.json can not be read"):
+            read_artifact(folder)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -106,6 +106,18 @@ def test_a_failure_names_the_artifact(artifacts, tmp_path):
         module.bench([broken], rounds=2)
 
 
+def test_artifacts_of_one_name_are_told_apart_by_the_folders_above(tmp_path, monkeypatch):
+    folders = [tmp_path / a / b / "emoji" for a in "xy" for b in "vw"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    wanted = ["x/v/emoji", "x/w/emoji", "y/v/emoji", "y/w/emoji"]
+    assert module.names_of(folders) == wanted
+    assert module.names_of(folders[1:3]) == ["w/emoji", "v/emoji"]
+    assert module.names_of([folders[0], folders[0].parent]) == ["emoji", "v"]
+    monkeypatch.chdir(tmp_path / "x")  # wherever the command is run
+    assert module.names_of([Path("v/emoji"), Path("w/emoji")]) == ["v/emoji", "w/emoji"]
+
+
 def test_names_and_baselines_that_do_not_fit_are_refused(artifacts):
     folder = artifacts["onnx", "fp32"]
     with pytest.raises(BadInput, match="named twice"):

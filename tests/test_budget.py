@@ -22,6 +22,7 @@ from genedge.runtime.budget import Timed, Wanted, read_budget, score_rows
 from genedge.runtime.errors import BadInput, LimitMissed
 from genedge.runtime.timed import timed_rows
 from genedge.runtime.verdict import Report, Row
+from genedge.runtime.verify import verify
 
 RATIO = 'max_latency_ratio = { to = "a", ratio = 0.5, cpu = "vnni" }'
 
@@ -239,7 +240,12 @@ def test_what_other_cpus_accepted_is_kept_and_not_compared_with(tmp_path):
     other = "arm" if host.cpu_profile() != "arm" else "vnni"
     row = {"schema": 1, "profiles": {other: {"a": {"psnr_db": 90.0}}}}
     path.write_text(json.dumps(row))
-    assert compared(report(34), path).changes == ()
+    found = compared(report(34), path)
+    assert found.changes == ()
+    assert not found.failed
+    (row,) = (r for r in found.rows if r.metric == "accepted")
+    assert row.state == "reported"
+    assert f"holds verdicts of {other} alone" in row.note
     path.write_text(accepted_text(report(34), path))
     assert set(read_accepted(path)) == {other, host.cpu_profile()}
 
@@ -270,6 +276,20 @@ def test_verify_holds_a_budget_and_accepts_a_verdict(artifacts, tmp_path):
     assert done.returncode == 1
     assert "when accepted" in done.stdout
     assert json.loads(accepted.read_text()) == row
+
+
+def test_a_budget_of_which_nothing_fits_is_refused(artifacts, tmp_path):
+    """A name with a typing error would else switch every limit of the file off."""
+    folder = artifacts["onnx", "fp32"]
+    name = read_artifact(folder).name
+    budget = read_budget(written(tmp_path, "[limits.emojis.onnx.fp32]\nmin_psnr = 99\n"))
+    with pytest.raises(
+        BadInput, match=f"no entry fits {name}.onnx.fp32; its entries are of emojis"
+    ):
+        verify([folder], budget=budget, prompts=2)
+    both = [folder, artifacts["openvino", "fp32"]]
+    budget = read_budget(written(tmp_path, f"[limits.{name}.onnx.fp32]\nmin_psnr = 1\n"))
+    assert verify(both, budget=budget, prompts=2).rows
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_a_bad_file_of_prompts_is_refused(artifact, tmp_path, data, message):
             2,
             "use --precision fp32|fp16|int8",
         ),
+        (["export", "--target", "executorch", "--precision", "fp16"], 2, "executorch has no fp16"),
         (["export", "--target", "onnx", "--float-layers", "x"], 2, "for example image.blocks."),
         (["export", "nothing", "--target", "onnx"], 2, "model 'nothing' is unknown"),
         (["export", "--target", "onnx", "--min-ssim", "2"], 2, "--min-ssim"),

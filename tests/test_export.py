@@ -91,6 +91,24 @@ def test_an_export_that_misses_a_limit_writes_nothing(generator, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_target_that_fails_names_those_that_were_written_before(
+    generator, loose, tmp_path, monkeypatch
+):
+    one = exporting._export_one
+
+    def fails_second(generator, target, *more):
+        if target == "openvino":
+            raise LimitMissed("ssim is 0.1, limit ≥ 0.9; it was not written")
+        return one(generator, target, *more)
+
+    monkeypatch.setattr(exporting, "_export_one", fails_second)
+    with pytest.raises(LimitMissed) as caught:
+        export(generator, ["onnx", "openvino"], precision="fp32", out=tmp_path, limits=loose)
+    (left,) = tmp_path.iterdir()
+    assert str(caught.value).endswith(f"it was not written ({left.name}: written before)")
+    assert read_artifact(left).target == "onnx"
+
+
 def test_the_size_audit_fails_where_int8_is_stored_as_float(tmp_path):
     plan = Quantized({}, {}, {}, planned_int8=1_000_000, planned_float=1000)
     file = tmp_path / "x.onnx"

@@ -1,13 +1,15 @@
 """A file is written whole or not at all, and what is no plain file stays what it is."""
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from genedge.runtime.errors import BadInput
-from genedge.runtime.files import replacing
+from genedge.runtime.files import alive, replacing
 from genedge.toolkit.verbs.options import check_writable
 
 
@@ -61,3 +63,32 @@ def test_a_device_is_written_where_its_folder_can_not_be(tmp_path, monkeypatch):
     check_writable(Path(os.devnull))
     with pytest.raises(BadInput, match="no right to write"):
         check_writable(tmp_path / "report.json")
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "a.json"
+    with replacing(path) as first:
+        first.write_text("first")
+        with replacing(path) as second:
+            assert second != first
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path):
+    path = tmp_path / "a.json"
+    script = (
+        "import os, pathlib; from genedge.runtime.files import replacing\n"
+        f"with replacing(pathlib.Path({str(path)!r})) as partial:\n"
+        "    partial.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=False)
+    (left,) = tmp_path.iterdir()
+    assert not alive(left)
+    assert alive(tmp_path / f".a.json.0.partial-{os.getpid()}")
+    assert not alive(tmp_path / ".a.json.partial")
+    with replacing(path) as partial:
+        partial.write_text("whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,11 @@ from tiny import tokenizer_json
 from genedge.recipes import TARGETS
 from genedge.runtime.artifact import file_json, read_artifact, read_golden, stored, write_golden
 from genedge.runtime.budget import NoLoss, Wanted
+from genedge.runtime.errors import EnvironmentFailed
 from genedge.runtime.measure import measure
 from genedge.runtime.run import load
 from genedge.runtime.verdict import DEFAULTS, Limits, judge
-from genedge.runtime.verify import _no_loss_rows
+from genedge.runtime.verify import _no_loss_rows, verify
 
 FREE = Limits(psnr=30, ssim=0.9, flat=0.8, signed=2, lead=-100)
 
@@ -151,6 +153,23 @@ def test_a_layer_of_zeros_is_named(copy_of):
 def test_numbers_that_are_not_finite_are_named(copy_of):
     folder, _ = changed_weight(copy_of("onnx"), np.nan)
     assert "numbers are not finite" in judged(folder)["suspicious"]
+
+
+def test_what_draws_no_numbers_is_timed_and_judged_with_the_others(copy_of, monkeypatch):
+    folder, _ = changed_weight(copy_of("onnx"), np.nan)
+    found = verify([folder], prompts=2, timed=True)
+    assert found.bench is not None
+    assert "suspicious" in {r.metric for r in found.failed}
+    module = sys.modules["genedge.runtime.verify"]
+
+    def fails(*words, **options):
+        raise EnvironmentFailed("the process that ran it was killed by SIGKILL")
+
+    monkeypatch.setattr(module, "bench", fails)
+    found = verify([folder], prompts=2, timed=True)
+    (row,) = (r for r in found.failed if r.metric == "runs")
+    assert row.value == "could not be timed: the process that ran it was killed by SIGKILL"
+    assert "suspicious" in {r.metric for r in found.failed}
 
 
 @pytest.mark.parametrize("more", [0, 0.05])

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 from jsonschema import Draft202012Validator
 
 from genedge.recipes import TARGETS
+from genedge.runtime import measure
 from genedge.runtime.artifact import read_artifact
 from genedge.runtime.errors import BadInput
-from genedge.runtime.inspect import inspect
+from genedge.runtime.inspect import Stored, inspect
 from genedge.runtime.metrics import picture_psnr
 from genedge.runtime.run import load
 from genedge.runtime.verify import verify
@@ -251,6 +253,17 @@ def test_int8_goes_by_the_plan(sampled, saved, kind, target):
     note(kind, target, "int8", decoder=row["plan"][spec["decoder"]], **figures)
     # An untrained net of 16 channels is a poor subject: the figure is reported, this is a floor.
     assert measured["psnr"] >= 12
+
+
+def test_a_component_that_is_planned_float_is_no_part_of_the_share_in_int8():
+    def share(plan, **stored):
+        tensors = {n: [Stored(n, t, (10, 10), 100)] for n, t in stored.items()}
+        artifact = SimpleNamespace(precision="int8", about={"plan": plan})
+        return measure._int8_share(artifact, tensors)["stored_int8"]
+
+    assert share({"unet": "float", "vae": "int8"}, unet="float32", vae="int8") == 1
+    assert share({"unet": "int8", "vae": "int8"}, unet="float32", vae="int8") == 0.5
+    assert share({"unet": "float"}, unet="float32") == 0
 
 
 def test_the_usual_plan_can_be_overridden_and_edges_stay_float(saved):

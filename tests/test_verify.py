@@ -1,5 +1,6 @@
 """Known-bad artifacts fail, each for its reason, and a good one passes."""
 
+import importlib
 import json
 import shutil
 
@@ -208,6 +209,21 @@ def test_some_prompts_decide_only_what_their_spread_allows(artifacts, copy_of):
     assert next(r.state for r in low.rows if r.metric == "psnr_db") == "pass"
     swapped = with_golden(copy_of("onnx"), lambda p: p[..., [2, 1, 0, 3]])
     assert "psnr_db" in failed(verify([swapped], prompts=2))
+
+
+def test_other_prompts_are_drawn_by_each_artifacts_own_walk(artifacts, tmp_path, monkeypatch):
+    reference = importlib.import_module("genedge.toolkit.reference")
+    folders = [artifacts["onnx", p] for p in ("fp32", "int8", "fp16")]
+    walks = dict(zip(folders, ({"steps": 4}, {"steps": 8}, {"steps": 4}), strict=True))
+    monkeypatch.setattr(reference, "options_of", lambda a: walks[a.directory])
+    monkeypatch.setattr(reference, "resolve", lambda model, walk: walk)
+    monkeypatch.setattr(reference, "golden_of_prompts", lambda walk, *more: walk)
+    monkeypatch.setattr(reference, "write_golden", lambda path, walk: path.write_text(str(walk)))
+    files = reference.of_prompts("tiny", ["a"], tmp_path, lambda *row: None, folders)
+    assert {f: file.read_text() for f, file in files.items()} == {
+        f: str(w) for f, w in walks.items()
+    }
+    assert len(set(files.values())) == 2
 
 
 def test_the_interval_of_a_sample_holds_what_all_of_them_give():

@@ -17,9 +17,18 @@ from genedge.runtime.errors import BadInput, MissingProgram
 
 from . import losses as measures
 from .constructors import called, modules_of, named
-from .drawings import Named, batch_of, check_batches, check_fits, drawn, prepared, stacked
+from .drawings import (
+    Named,
+    batch_of,
+    check_batches,
+    check_fits,
+    check_learns,
+    drawn,
+    prepared,
+    stacked,
+)
 from .features import Projections, Taps, matched
-from .generator import Generator, still
+from .generator import Generator, like, still
 from .int8_twin import Int8Twin
 from .models import resolve
 from .processes import Processes, launched
@@ -27,6 +36,7 @@ from .saved import of_function
 from .train import SETTINGS, Average, Report, falling, fast, remember, run_phase, set_rates
 
 FILES = ("distill.pt", "distill.jsonl", SETTINGS)  # what a run keeps in its work folder
+FORMAT = 2  # of the checkpoints
 WARM = 0.1  # of the steps: Adam's first ones undo what a pruned student still knows
 
 
@@ -94,6 +104,29 @@ def _check(teacher: Generator, student: Generator) -> None:
     ):
         if ours != theirs:
             raise BadInput(f"{student.name} draws {what}{ours}, {teacher.name} {theirs}")
+
+
+def learnable(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """What a training moves: parameters of floating point that ask for gradients; where none does, as
+    in a net that was frozen to draw, all of floating point."""
+    every = list(dict.fromkeys(p for m in modules for p in m.parameters() if p.is_floating_point()))
+    return [p for p in every if p.requires_grad] or every
+
+
+def learn_mode(model: nn.Module, share: int) -> None:
+    """Training mode, but for batch norm whose statistics are known already, or that would see one
+    picture at a time: a student that is nearly its teacher is not thrown off by those of a batch.
+
+    share: pictures of a step in this process.
+    """
+    model.train()
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            mean, spread = layer.running_mean, layer.running_var
+            if mean is None or spread is None:
+                continue
+            known = bool((mean != 0).any()) or bool((spread != 1).any())
+            layer.train(share > 1 and not known)
 
 
 def _writer(folder: Path | None) -> Any:
@@ -164,10 +197,12 @@ def distill(
         "seed": seed,
     }
     _check_same(student, processes)
+    share = batch // processes.count
+    check_learns(student, [feeds[i % 2] for i in range(share)], lambda m: learn_mode(m, share))
     learned = copy.deepcopy(student)
     run = _Run(copy.deepcopy(teacher), learned, pool, weights, components, batch, seed, processes)
     if processes.index == 0:
-        remember(work, settings)
+        remember(work, settings | {"format": FORMAT})
     writer = _writer(tensorboard) if processes.index == 0 else None
 
     def tell(what: str, done: int, total: int, row: Mapping[str, float]) -> None:
@@ -194,6 +229,8 @@ def distill(
     made = tuple(
         replace(c, module=m) for c, m in zip(student.components, run.averaged(), strict=True)
     )
+    for before, after in zip(student.components, made, strict=True):
+        like(before.module, after.module)
     if not all(p.isfinite().all() for c in made for p in c.module.parameters()):
         raise BadInput(
             "training has diverged: weights are not finite; use a lower rate, and another --work"
@@ -232,6 +269,7 @@ class _Run:
         self.picture = teacher.signature.output
         self.learning = [c for c in student.components if not components or c.name in components]
         drawing = (*teacher.components, *student.components)
+        learning = learnable([c.module for c in self.learning])
         for c in drawing:
             c.module.eval().requires_grad_(False)
         self.twin: Int8Twin | None = None
@@ -241,8 +279,9 @@ class _Run:
                 graph.to(processes.device)
         for c in drawing:
             c.module.to(processes.device)
-        self.model = nn.ModuleDict({c.name: c.module for c in self.learning})
-        self.model.requires_grad_(True)
+        self.model = nn.ModuleList(c.module for c in self.learning)
+        for p in learning:
+            p.requires_grad_(True)
         self.projections, self.critic = nn.ModuleList(), nn.ModuleList()
         self.taps = Taps(), Taps()
         if "features" in self.weights:
@@ -251,8 +290,8 @@ class _Run:
             if len(self.picture.shape) != 4 or min(self.picture.shape[2:]) < 8:
                 raise BadInput("the adversarial loss needs pictures of at least 8×8")
             self.critic.append(measures.Critic(self.picture.shape[1]).to(processes.device))
-        self.model.train()
-        self.trained = [*self.model.parameters(), *self.projections.parameters()]
+        learn_mode(self.model, self.batch // processes.count)
+        self.trained = [*learning, *self.projections.parameters()]
         self.optimizer = torch.optim.Adam(
             [{"params": self.trained, "base": 1.0}], betas=(0.9, 0.99)
         )
@@ -268,11 +307,10 @@ class _Run:
 
     def _match(self) -> None:
         """Finds pairs of layers and fits their projections, on the whole batch in every process."""
-        names = [c.name for c in self.learning]
-        for taps, generator in zip(self.taps, (self.teacher, self.student), strict=True):
-            for c in generator.components:
-                if c.name in names:
-                    taps.listen(c.name, c.module)
+        sides = self._partners()
+        for taps, side in zip(self.taps, sides, strict=True):
+            for name, module in side.items():
+                taps.listen(name, module)
         feeds = batch_of(self.teacher, self.prompts, self.seed, 0, self.batch)
         inputs = stacked(feeds if self.batch > 1 else feeds[:1], self.processes.device)
         with torch.no_grad():
@@ -291,12 +329,27 @@ class _Run:
                 "teacher and student share no layer of the same size; use --loss features=0"
             )
         self.projections.append(Projections(pairs, *seen).to(self.processes.device))
-        for i, generator in enumerate((self.teacher, self.student)):
+        for i, side in enumerate(sides):
             self.taps[i].seen.clear()
-            for c in generator.components:
+            for name, module in side.items():
                 wanted = [(p.teacher, p.student)[i] for p in pairs]
-                mine = [w.partition(".")[2] for w in wanted if w.partition(".")[0] == c.name]
-                self.taps[i].listen(c.name, c.module, mine)
+                mine = [w.partition(".")[2] for w in wanted if w.partition(".")[0] == name]
+                self.taps[i].listen(name, module, mine)
+
+    def _partners(self) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+        """Components of teacher and student whose layers are compared, under the student's names: those
+        of one name, or by place where there are as many and no name is shared."""
+        theirs = {c.name: c.module for c in self.teacher.components}
+        if not theirs.keys() & {c.name for c in self.student.components}:
+            if len(theirs) != len(self.student.components):
+                raise BadInput(
+                    "teacher and student have other components, so that no layers can be compared; use "
+                    "--loss features=0"
+                )
+            names = (c.name for c in self.student.components)
+            theirs = dict(zip(names, theirs.values(), strict=True))
+        own = {c.name: c.module for c in self.learning}
+        return {n: m for n, m in theirs.items() if n in own}, own
 
     def _compared(self, teacher: Named, student: Named, rounded: Named | None) -> Named:
         t, s = teacher[self.output], student[self.output]
@@ -365,7 +418,7 @@ class _Run:
         self.model.load_state_dict(self.average.tensors, strict=False)
         if self.twin:
             self.twin.settle(self.learning)
-        return [c.module.cpu().eval().requires_grad_(True) for c in self.student.components]
+        return [c.module.cpu().eval() for c in self.student.components]
 
     def close(self) -> None:
         for taps in self.taps:

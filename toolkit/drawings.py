@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genedge.runtime.errors import BadInput
 from genedge.runtime.metrics import picture_psnr
@@ -87,6 +88,29 @@ def check_batches(generator: Generator, feeds: Sequence[Mapping[str, np.ndarray]
         raise BadInput(
             f"{generator.name} draws one picture at a time (its forward fixes the batch); "
             f"use --batch 1"
+        )
+
+
+def check_learns(
+    student: Generator,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    mode: Callable[[nn.Module], None],
+) -> None:
+    """BadInput where the student does not draw as it is trained. mode: puts a module in training mode;
+    a copy is tried."""
+    trial = copy.deepcopy(student)
+    for c in trial.components:
+        mode(c.module)
+    name, wanted = student.signature.output_name, student.signature.output.shape
+    try:
+        with torch.no_grad():
+            picture = drawn(trial.components, stacked(feeds, torch.device("cpu")))[name]
+        why = "" if picture.shape[1:] == wanted[1:] else f"it draws {list(picture.shape)}"
+    except Exception as problem:  # the forward of any module may raise anything
+        why = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]
+    if why:
+        raise BadInput(
+            f"{student.name} does not draw in training mode: {why}; a forward must return the same then"
         )
 
 

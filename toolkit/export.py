@@ -115,6 +115,12 @@ def versions() -> dict[str, str]:
     return host.tools(_TOOLS)
 
 
+def check_precision(targets: Sequence[str], precision: str) -> None:
+    """Raises BadInput where a target has none of it."""
+    if precision == "fp16" and "executorch" in targets:
+        raise BadInput("executorch has no fp16 here; use --precision fp32 or int8")
+
+
 def _recipe(target: str) -> Callable[..., dict[str, list[Path]]]:
     try:
         with silenced():
@@ -139,7 +145,7 @@ def audit_size(quantized: Quantized, files: Sequence[Path]) -> None:
     if size > allowed:
         raise LimitMissed(
             f"size audit: the files have {size:,} bytes, int8 as planned would have at most "
-            f"{allowed:,.0f}; some tensors are stored as float (nothing was written)"
+            f"{allowed:,.0f}; some tensors are stored as float (it was not written)"
         )
 
 
@@ -150,7 +156,7 @@ def audit_dtypes(quantized: Quantized, artifact: Artifact) -> None:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise LimitMissed(
             f"{artifact.target}: planned int8, stored as float: {', '.join(wrong[:5])}{more} "
-            f"(nothing was written)"
+            f"(it was not written)"
         )
 
 
@@ -202,8 +208,7 @@ def export(
     ):
         if value not in known:
             raise BadInput(f"{what} {value!r} is unknown; known: {', '.join(known)}")
-    if precision == "fp16" and "executorch" in targets:
-        raise BadInput("executorch has no fp16 here; use --precision fp32 or int8")
+    check_precision(targets, precision)
     if not generator.golden:
         raise BadInput(f"{generator.name} lists no golden prompts; artifacts could not be verified")
     still(generator)
@@ -239,8 +244,8 @@ def export(
     done = []
     for i, target in enumerate(targets):
         progress(f"export {target}", i, len(targets))
-        done.append(
-            _export_one(
+        try:
+            one = _export_one(
                 generator,
                 target,
                 precision,
@@ -255,7 +260,12 @@ def export(
                 golden,
                 qat,
             )
-        )
+        except GenedgeError as problem:
+            if done:  # those stay: say so
+                names = ", ".join(d.directory.name for d in done)
+                problem.args = (f"{problem} ({names}: written before)",)
+            raise
+        done.append(one)
     progress("export", len(targets), len(targets))
     if qat:
         shutil.rmtree(work, ignore_errors=True)
@@ -363,7 +373,7 @@ def _export_one(
                 value = missed.value if isinstance(missed.value, str) else f"{missed.value:.4g}"
                 raise LimitMissed(
                     f"{directory.name}: {missed.metric} is {value}, limit {missed.limit}; "
-                    f"nothing was written"
+                    f"it was not written"
                 )
         kept = ("prompts", "psnr", "psnr_worst", "ssim", "flat", "lead")
         row["measured"] = {k: found[k] for k in kept if k in found}

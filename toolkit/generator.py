@@ -137,6 +137,13 @@ def golden_seed(index: int) -> int:
     return 1000 + index
 
 
+def like(before: nn.Module, after: nn.Module) -> None:
+    """Parameters of `after` ask for gradients where those of `before` of the same name do."""
+    asked = {name: p.requires_grad for name, p in before.named_parameters()}
+    for name, parameter in after.named_parameters():
+        parameter.requires_grad_(asked.get(name, parameter.requires_grad))
+
+
 def still(generator: Generator) -> None:
     """Its modules as they draw: norms and dropout in evaluation. Graphs of torch.export are so."""
     for component in generator.components:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from genedge.runtime.errors import BadInput
+
 from .channels import squared_norms, width
 from .dependency import Group, Unit
 
@@ -43,7 +45,10 @@ def _watch(
     readers: dict[str, nn.Module], seen: Callable[[str, nn.Module, Tensor], None]
 ) -> list[torch.utils.hooks.RemovableHandle]:
     return [
-        m.register_forward_pre_hook(lambda m, args, n=n: seen(n, m, args[0]))  # type: ignore[misc]
+        m.register_forward_pre_hook(
+            lambda m, args, kwargs, n=n: seen(n, m, args[0] if args else kwargs["input"]),  # type: ignore[misc]
+            with_kwargs=True,
+        )
         for n, m in readers.items()
     ]
 
@@ -159,6 +164,11 @@ def taylor(model: nn.Module, groups: Sequence[Group], inputs: Inputs, probes: in
                     for total, group in zip(totals, groups, strict=True):
                         row = torch.stack([_sum_over(u, "in", tables) for u in group.units])
                         total += row.square()
+    except RuntimeError as problem:  # x += y on what gradients need, for example
+        line = str(problem).strip().splitlines()[0][:150]
+        raise BadInput(
+            f"its forward can not be differentiated ({line}); use --importance activation"
+        ) from problem
     finally:
         for hook in hooks:
             hook.remove()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from genedge.runtime.metrics import sqnr
 
@@ -69,6 +70,18 @@ def proof(model: nn.Module, kept: channels.Kept, inputs: Inputs) -> float:
     return min(sqnr(a.numpy(), b.numpy()) for a, b in pairs)
 
 
+def _why(model: nn.Module, group: Group, db: float) -> str:
+    """What is said of a group whose removal changes more than what its readers get."""
+    for name in {
+        name: None for unit in group.units for name, side in unit if side in ("in", "out")
+    }:
+        if is_parametrized(model.get_submodule(name)):
+            return (
+                f"{name}'s weight is computed from others (weight or spectral norm); fold it first"
+            )
+    return f"without them it computes something else ({db:.0f} dB)"
+
+
 def provable(
     model: nn.Module, groups: list[Group], inputs: Inputs
 ) -> tuple[list[Group], dict[str, str]]:
@@ -83,9 +96,7 @@ def provable(
         trial = (group, mixed[: len(group.units) - count])
         try:
             db = proof(model, kept_after(model, [*done, trial]), inputs)
-            reason = (
-                "" if db >= PROOF_DB else f"without them it computes something else ({db:.0f} dB)"
-            )
+            reason = "" if db >= PROOF_DB else _why(model, group, db)
         except Exception as problem:  # the forward of any module may raise anything
             line = (str(problem).strip() or type(problem).__name__).splitlines()[0][:90]
             reason = f"its forward needs them all ({line})"

@@ -6,13 +6,15 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from genedge.runtime.errors import BadInput, EnvironmentFailed
 
 from . import channels
 from .dependency import Group, groups_of
-from .generator import Component, Generator
+from .generator import Component, Generator, like
 from .importance import RANKINGS
 from .proof import PROOF_DB, Inputs, kept_after, proof, provable
 
@@ -34,8 +36,13 @@ class Ranked:
 def multiply_adds(generator: Generator) -> int:
     """Multiply-adds of one picture: convolutions, linear layers, matrix products, attention."""
     feed = generator.prepare(_prompts(generator)[0], seed=0)
-    with FlopCounterMode(display=False) as counter:
-        generator.tensors(feed)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter sees nothing of it
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            generator.tensors(feed)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return int(counter.get_total_flops()) // 2
 
 
@@ -82,7 +89,8 @@ def _rank(
     component: Component, groups: list[Group], inputs: Inputs, importance: str
 ) -> list[Ranked]:
     ranked = []
-    scores = RANKINGS[importance](component.module, groups, inputs)
+    # A copy: with gradients a forward may leave what can not be copied (old weight and spectral norm).
+    scores = RANKINGS[importance](copy.deepcopy(component.module), groups, inputs)
     for group, row in zip(groups, scores, strict=True):
         if importance != "taylor":  # a change of the output is comparable as it is
             row = row / row.mean().clamp(min=1e-20)
@@ -167,7 +175,10 @@ def prune(
             raise BadInput(f"{what} {value!r} is unknown; known: {', '.join(known)}")
     original = copy.deepcopy(generator)
     for c in original.components:
-        c.module.eval().requires_grad_(True)
+        c.module.eval()
+        for parameter in c.module.parameters():
+            if parameter.is_floating_point() or parameter.is_complex():
+                parameter.requires_grad_(True)  # taylor's; put back below
     inputs = component_inputs(original, prompts)
     kept_by_user = _layers_of(original, dict.fromkeys(keep, "kept as asked"))
     also_by_user = _layers_of(original, dict.fromkeys(also, ""))
@@ -202,6 +213,8 @@ def prune(
     assert ratio is not None
     made = at(ratio)
     _prove(original, made, inputs)
+    for before, after in zip(generator.components, made.components, strict=True):
+        like(before.module, after.module)
     note = {
         "pass": "prune",
         "ratio": ratio,

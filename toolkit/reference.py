@@ -85,16 +85,24 @@ def _double_pixels(generator: Generator, feed: Feed) -> np.ndarray:
 
 
 def of_prompts(
-    model: str, prompts: Sequence[str], out: Path, progress: Report, artifact: Path | None = None
-) -> None:
-    """Writes golden pictures of other prompts to `out`, each prompt with a fixed seed of its own.
+    model: str, prompts: Sequence[str], work: Path, progress: Report, artifacts: Sequence[Path]
+) -> dict[Path, Path]:
+    """By artifact, a file in `work` of golden pictures of other prompts, each prompt with a fixed seed
+    of its own; a pipeline is drawn with each artifact's own steps and guidance.
 
-    artifact: whose steps and guidance a pipeline is drawn with. Raises BadInput where model is none,
-    or a prompt can not be used.
+    Raises BadInput where model is none, or a prompt can not be used.
     """
     seeds = [golden_seed(i) for i in range(len(prompts))]
-    walk = options_of(read_artifact(artifact)) if artifact is not None else None
-    write_golden(out, golden_of_prompts(resolve(model, walk), prompts, seeds, progress))
+    files: dict[Path, Path] = {}
+    by_walk: dict[str, Path] = {}
+    for artifact in artifacts:
+        walk = options_of(read_artifact(artifact))
+        if repr(walk) not in by_walk:
+            by_walk[repr(walk)] = work / f"golden-{len(by_walk)}.npz"
+            found = golden_of_prompts(resolve(model, walk), prompts, seeds, progress)
+            write_golden(by_walk[repr(walk)], found)
+        files[artifact] = by_walk[repr(walk)]
+    return files
 
 
 def recomputed(

@@ -218,7 +218,7 @@ def load_saved(directory: Path, trusted: str = "") -> Generator:
                 f"{directory} was made by {name}; if you trust that function, name the model "
                 f"{name}@{directory}"
             )
-        modules = _constructed(name)
+        modules = copy.deepcopy(_constructed(name))  # a function may give the same ones each time
         components = tuple(
             Component(
                 c["name"],

@@ -100,9 +100,7 @@ def verify(
             from ..reference import of_prompts, recomputed
 
             if others:
-                file = Path(work) / "golden.npz"
-                of_prompts(reference, others[:prompts], file, progress, paths[0])
-                golden = dict.fromkeys(paths, file)
+                golden = of_prompts(reference, others[:prompts], Path(work), progress, paths)
             else:
                 stale, golden = recomputed(paths, reference, Path(work), progress)
         found = run(

@@ -83,6 +83,7 @@ def export(
 
     need_torch()
     from ..estimate import check_room, estimated, run_seconds
+    from ..export import check_precision
     from ..export import export as run
     from ..models import resolve
 
@@ -90,6 +91,7 @@ def export(
     if target == "all" and precision == "fp16":
         targets.remove("executorch")
         print("genedge: executorch has no fp16 and is left out", file=sys.stderr)
+    check_precision(targets, precision)
     walk: dict[str, Any] = {
         "steps": steps,
         "guidance": guidance,

@@ -55,11 +55,19 @@ def _losses(words: list[str] | None) -> dict[str, float]:
     return found
 
 
-def _work(out: Path, force: bool, work: Path | None) -> Path:
-    """The folder of checkpoints. Raises BadInput where it, or `out`, could not be written."""
+def _work(out: Path, force: bool, work: Path | None, log: Path | None = None) -> Path:
+    """The folder of checkpoints. Raises BadInput where it, `log` or `out` could not be written, or one
+    lies in `out`, which is written last."""
     check_out(out, force)
     folder = work or out.with_name(out.name + ".work")
-    check_folder(folder)
+    for what, place in (("--work", folder), ("--tensorboard", log)):
+        if place is None:
+            continue
+        if place.resolve().is_relative_to(out.resolve()):
+            raise BadInput(
+                f"{what} {place} lies in {out}, which is written whole at the end; name another"
+            )
+        check_folder(place)
     return folder
 
 
@@ -237,7 +245,7 @@ def distill(
     from ..models import resolve
     from ..saved import save
 
-    folder, rate = _work(out, force, work), checked_rate(rate)
+    folder, rate = _work(out, force, work, tensorboard), checked_rate(rate)
     losses, more = _losses(loss), read_prompts(prompts) if prompts else []
     master = resolve(teacher)
     pupil = student_of(student, master)
