@@ -96,6 +96,26 @@ class Normed(Net):
         return torch.relu(self.norm(self.middle(x)))
 
 
+class Recurrent(Net):
+    kind = nn.GRU
+
+    def make(self):
+        self.recurrent = self.kind(WIDE, WIDE, batch_first=True)
+        self.extra = nn.Conv2d(WIDE, WIDE, 3, padding=1)
+
+    def between(self, x):
+        y = self.recurrent(self.extra(x).flatten(2).transpose(1, 2))[0]
+        return super().between(y.transpose(1, 2).unflatten(2, (16, 16)))
+
+
+class Rnn(Recurrent):
+    kind = nn.RNN
+
+
+class Lstm(Recurrent):
+    kind = nn.LSTM
+
+
 class More(Net):
     def forward(self, noise):
         drawn = super().forward(noise)
@@ -184,6 +204,13 @@ def test_a_forward_without_gradients_is_said_with_what_to_do():
 def test_a_weight_that_is_computed_from_others_is_named_as_the_reason():
     left = prune(made(Weighted()), ratio=0.5, prompts=2).history[-1]["left_alone"]
     assert left["weighted.middle"].startswith("also's weight is computed from others"), left
+
+
+@pytest.mark.parametrize("net", [Recurrent, Rnn, Lstm])
+def test_what_feeds_a_recurrent_layer_is_left_alone_and_the_rest_pruned(net):
+    note = prune(made(net(), name="net"), ratio=0.5, prompts=2).history[-1]
+    assert "net.middle" in note["pruned"]
+    assert "net.extra" in note["left_alone"]
 
 
 def test_attention_counts_as_what_it_multiplies():

@@ -10,6 +10,8 @@ gets wrong elsewhere is found by proof (see prune.py), not trusted.
 from __future__ import annotations
 
 import math
+import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +26,7 @@ from .channels import SLICED, width
 
 MULTIPLE = 8  # what int8 kernels of the three targets like channels to be a multiple of
 LONGEST_WALK = 16  # indices that are followed, in widths of the widest layer
+MOST_VISITS = 64  # of one place, with other indices each: more are a circle
 Place = tuple[str, str]  # layer and side
 Element = tuple[str, str, int]
 Unit = Mapping[Place, tuple[int, ...]]
@@ -97,26 +100,36 @@ def _reached(
 ) -> Iterator:
     """(node, side, pairs of index and root index) of everything that `module`'s outputs reach.
 
-    A view that the graph misreads multiplies indices each time it is passed, there and back without
-    end: beyond `most` pairs nothing is followed, and side is "" there.
+    A view that the graph misreads multiplies or moves indices each time it is passed, there and back
+    without end: beyond `most` pairs or MOST_VISITS nothing is followed, nor where a mapping has no place
+    for an index; side is "" there.
     """
     function = graph.get_pruner_of_module(module).prune_out_channels
     pairs = tuple(_HybridIndex(i, i) for i in range(channels))
     stack, seen = [(graph.module2node[module], function, pairs)], set()
+    visits: Counter[tuple[int, object]] = Counter()
     while stack:
         node, function, pairs = stack.pop()
         key = (id(node), function, pairs)
         if key in seen:
             continue
         seen.add(key)
+        visits[key[:2]] += 1
+        if visits[key[:2]] > MOST_VISITS:
+            yield node, "", pairs
+            continue
         yield node, "out" if graph.is_out_channel_pruning_fn(function) else "in", pairs
         for dep in node.dependencies:
             if not dep.is_triggered_by(function):
                 continue
             moved: Sequence[_HybridIndex] = pairs
-            for mapping in dep.index_mapping:
-                if mapping is not None:
-                    moved = mapping(moved)
+            try:
+                for mapping in dep.index_mapping:
+                    if mapping is not None:
+                        moved = mapping(moved)
+            except IndexError:
+                yield dep.target, "", pairs
+                continue
             if len(moved) > most:
                 yield dep.target, "", pairs
             elif moved:
@@ -167,7 +180,8 @@ def _trace(model: nn.Module, example: tuple[Tensor, ...]) -> torch_pruning.Depen
         return [o + 0 for o in (out if isinstance(out, tuple) else (out,))]
 
     graph = torch_pruning.DependencyGraph()
-    with torch.enable_grad():
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Maximum recursive depth")  # what it loses is left alone
         graph.build_dependency(
             model,
             example,
@@ -214,7 +228,7 @@ def groups_of(
         for node, side, pairs in _reached(graph, module, width(module, "out") or 0, most):
             kind, spot, reason = node.type, place(node, side) if side else None, ""
             if not side:
-                reason = "its channels could not be followed behind a view"
+                reason = "its channels could not be followed through a view or a recurrent layer"
             elif kind == ops.OPTYPE.OUTPUT:
                 reason = "its channels cross the component's boundary"
             elif kind == ops.OPTYPE.EMBED:

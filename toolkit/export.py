@@ -241,7 +241,7 @@ def export(
         simulation = simulated(generator, quantized)
     programs = quantized.programs if quantized else float_programs(generator)
     golden = golden_of(generator, simulation, progress)
-    done = []
+    done: list[Exported] = []
     for i, target in enumerate(targets):
         progress(f"export {target}", i, len(targets))
         try:
