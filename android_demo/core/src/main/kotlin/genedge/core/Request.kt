@@ -33,11 +33,15 @@ fun parseRequest(
     return Request(prompt, style, List(count) { first + it })
 }
 
-/** A file name that says prompt and seed in ASCII letters, digits and hyphens. */
+/** A file name that says prompt and seed in letters of any script, digits and hyphens; 40 of them at most. */
 fun fileName(feed: Feed): String {
-    val words = asciiLower(feed.prompt).map { if (it in 'a'..'z' || it in '0'..'9') it else '-' }
-    val slug = words.joinToString("").split('-').filter { it.isNotEmpty() }.joinToString("-").take(40)
-    return "${slug.trim('-').ifEmpty { "picture" }}-${feed.seed}.png"
+    val words = StringBuilder()
+    for (point in feed.prompt.codePoints().toArray()) {
+        if (Character.isLetterOrDigit(point)) words.appendCodePoint(Character.toLowerCase(point)) else words.append('-')
+    }
+    val slug = words.split('-').filter { it.isNotEmpty() }.joinToString("-").codePoints().toArray()
+    val short = String(slug, 0, minOf(40, slug.size)).trim('-')
+    return "${short.ifEmpty { "picture" }}-${feed.seed}.png"
 }
 
 /** The file of this name in [folder]; null where the name leaves it, or there is none. */

@@ -100,7 +100,10 @@ class StudioTest {
     fun `file names are plain, and none leaves its folder`() {
         fun named(prompt: String) = fileName(Feed(emptyMap(), prompt, 3, "", emptyList()))
         assertEquals("a-red-apple-3.png", named("A red apple!"))
-        assertEquals("picture-3.png", named("红苹果"))
+        assertEquals("红苹果-3.png", named("红苹果"))
+        assertEquals("ein-großer-bär-3.png", named("Ein großer Bär"))
+        assertEquals("𠮷".repeat(40) + "-3.png", named("𠮷".repeat(41)))
+        assertEquals("picture-3.png", named("!?"))
         assertEquals("etc-passwd-3.png", named("../../etc/passwd"))
         assertTrue(named("x".repeat(500)).length < 60)
         inFolder { folder ->
