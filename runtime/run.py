@@ -8,10 +8,11 @@ import importlib
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -290,7 +291,7 @@ class Pipeline:
 
     def generate_many(
         self,
-        prompts: str | Sequence[str],
+        prompts: str | Sequence[str] = "",
         *,
         count: int = 1,
         seed: int | None = None,
@@ -304,14 +305,14 @@ class Pipeline:
         before the first is drawn: raises what `generate` raises, and for a count below 1. Stop
         whenever enough are drawn.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        texts = [prompts] if isinstance(prompts, str) else _texts(prompts)
         ground = parse_background(background)
         first = new_seed() if seed is None else checked_seed(seed)
         if count < 1:
             raise BadInput(f"count {count} is too small; use 1 or more")
         if first > LARGEST_SEED - (count - 1):
             raise BadInput(f"seed {first} with count {count} leaves the range 0 to {LARGEST_SEED}")
-        known, given = self.artifact.signature.images, images or {}
+        known, given = self.artifact.signature.images, _pictures(images)
         check_names(self.artifact.signature, given)
         levels = {n: image_levels(p, f"picture {n}", n, known[n]) for n, p in given.items()}
         for text in texts:
@@ -351,6 +352,31 @@ class Pipeline:
         }
 
 
+def _texts(prompts: Any) -> list[str]:
+    """Raises BadInput where they are no texts."""
+    found = list(prompts) if isinstance(prompts, Iterable) else [prompts]
+    for text in found:
+        if not isinstance(text, str):
+            raise BadInput(f"a prompt is a text, not {type(text).__name__}")
+    return found
+
+
+def _pictures(images: Any) -> Mapping[str, Image.Image]:
+    """Raises BadInput where they are no PIL images by input."""
+    if images is None:
+        return {}
+    if not isinstance(images, Mapping):
+        raise BadInput(
+            "images takes PIL images by input, such as images={'small': Image.open(path)}"
+        )
+    for name, picture in images.items():
+        if not isinstance(picture, Image.Image):
+            raise BadInput(
+                f"images {name!r} is {type(picture).__name__}, not a PIL image; use Image.open or Image.fromarray"
+            )
+    return images
+
+
 def _picking(
     names: tuple[str, ...], run: Run
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
@@ -375,6 +401,8 @@ def load(path: str | Path, threads: int = 1, check: bool = True) -> Pipeline:
     BadInput where the folder is no artifact or damaged, or that number another, MissingProgram where
     its runtime is not installed.
     """
+    if not isinstance(path, (str, Path)):
+        raise BadInput(f"{path!r} names no artifact; give a folder, or a bundled name")
     if threads < 1:
         raise BadInput(f"threads {threads} is too small; use 1 or more")
     artifact = read_artifact(artifact_path(path) if isinstance(path, str) else path)

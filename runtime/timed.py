@@ -23,6 +23,8 @@ def timed_rows(
     profile = profile or host.cpu_profile()
     rows = []
     for name, limits in wanted.items():
+        if not limits.timed:  # nor was it benched
+            continue
         mine = bench.of(name)
         if limits.max_peak_memory is not None:
             peak, most = mine.peak_memory, limits.max_peak_memory

@@ -292,6 +292,11 @@ def test_a_budget_of_which_nothing_fits_is_refused(artifacts, tmp_path):
     assert verify(both, budget=budget, prompts=2).rows
 
 
+def test_an_artifact_without_a_limit_on_time_is_not_asked_for_one():
+    wanted = {"mine": Wanted(max_peak_memory=10**9), "other": Wanted(min_psnr=30)}
+    assert [r.artifact for r in timed_rows(benched(1.0), wanted, {})] == ["mine"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -10,6 +10,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -137,6 +138,23 @@ def test_a_warning_comes_each_time_and_is_kept_nowhere(artifacts):
             assert len([w for w in said if w.category is PictureWarning]) == 2
     kept = (vars(m).get("__warningregistry__", {}) for m in list(sys.modules.values()) if m)
     assert not any("too long" in str(key) for registry in kept for key in registry)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"prompts": None}, "a prompt is a text, not NoneType"),
+        ({"prompts": ["fox", 3]}, "a prompt is a text, not int"),
+        ({"images": Image.new("RGB", (4, 4))}, "images takes PIL images by input"),
+        ({"images": {"small": "in.png"}}, "'small' is str, not a PIL image"),
+        ({"images": {"small": np.zeros((4, 4, 3))}}, "'small' is ndarray, not a PIL image"),
+    ],
+)
+def test_arguments_of_another_kind_are_said_as_such(model, words, message):
+    with pytest.raises(GenedgeError, match=message):
+        model.generate_many(**{"prompts": "fox"} | words)
+    with pytest.raises(GenedgeError, match="3 names no artifact"):
+        load(3)
 
 
 def test_an_unknown_picture_is_refused(model):

@@ -3,18 +3,24 @@
 import copy
 import functools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from genedge.runtime.errors import BadInput
+from genedge.runtime.verify import Limits
+from genedge.toolkit.blame import feeds_of, measure_losses
 from genedge.toolkit.distill import distill, learn_mode, learnable
 from genedge.toolkit.drawings import check_learns, psnr_to
+from genedge.toolkit.export import export
 from genedge.toolkit.models import resolve
-from genedge.toolkit.own import generator_of, noise
+from genedge.toolkit.own import generator_of, image, noise
 from genedge.toolkit.prune import multiply_adds, prune
+from genedge.toolkit.quantize import quantize
 from genedge.toolkit.saved import save
+from genedge.toolkit.taps import graphs_of
 from genedge.toolkit.verbs.shrink import _work
 
 WIDE = 16
@@ -254,6 +260,58 @@ def test_a_forward_that_returns_more_in_training_is_refused_before_the_first_ste
     assert not (tmp_path / "work").exists()
     student = made(Net())
     check_learns(student, [student.prepare("a", 0).inputs], lambda m: learn_mode(m, 1))
+
+
+def test_blame_takes_a_folded_batch_norm_as_part_of_its_layer():
+    generator = made(with_statistics())
+    graphs = graphs_of(generator, quantize(generator))
+    by_name = {loss.layer: loss for loss in measure_losses(graphs, feeds_of(generator, 2)).losses}
+    assert set(by_name) == {f"normed.{n}" for n in ("first", "middle", "last")}
+    assert all(loss.alone > 20 for loss in by_name.values()), by_name
+
+
+def test_prune_says_how_many_channels_went():
+    wide, gone = prune(made(Net()), ratio=0.3, prompts=2).history[-1]["channels"]
+    assert (wide, gone) == (WIDE, 0) or gone % 8 == 0
+    wide, gone = prune(made(Net()), ratio=0.5, prompts=2).history[-1]["channels"]
+    assert (wide, gone) == (WIDE, 8)
+
+
+def test_an_input_may_be_called_picture(tmp_path):
+    class Shown(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, picture):
+            return torch.sigmoid(self.net(picture))
+
+    pictures = np.random.default_rng(0).integers(0, 255, (20, 16, 16, 1), np.uint8)
+    generator = generator_of(
+        Shown(), inputs={"picture": image(1, 16, 16)}, output=(0, 1), images={"picture": pictures}
+    )
+    (one,) = export(generator, ["onnx"], out=tmp_path, limits=Limits(psnr=20, ssim=0.5, lead=-100))
+    assert one.found["prompts"] == len(generator.golden)
+
+
+def test_a_range_that_cuts_values_off_is_said(capsys):
+    class Tanh(Net):
+        def forward(self, noise):
+            return torch.tanh(self.last(torch.relu(self.first(noise))))
+
+    made(Net())
+    assert not capsys.readouterr().err
+    made(Tanh())
+    assert "genedge: warning: tanh gives values from -" in (said := capsys.readouterr().err)
+    assert "output (0, 1) cuts" in said
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path):
+    broken = made(Net())
+    with torch.no_grad():
+        broken.components[0].module.last.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(BadInput, match=r"net\.last\.weight holds numbers that are not finite"):
+        export(broken, ["onnx"], out=tmp_path)
 
 
 class Slim(nn.Module):

@@ -212,6 +212,7 @@ def export(
     if not generator.golden:
         raise BadInput(f"{generator.name} lists no golden prompts; artifacts could not be verified")
     still(generator)
+    _check_finite(generator)
     recipes = {t: _recipe(t) for t in targets}
     folders = {t: directory_of(out, generator.name, t, precision, cpu) for t in targets}
     for folder in folders.values():
@@ -278,6 +279,16 @@ def export(
 
 def _short_hash(generator: Generator, keep: Sequence[str]) -> str:
     return hashlib.sha256(" ".join([generator.hash(), *keep]).encode()).hexdigest()[:12]
+
+
+def _check_finite(generator: Generator) -> None:
+    """Raises BadInput naming the first weight that holds no numbers."""
+    for c in generator.components:
+        for name, tensor in c.module.named_parameters():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise BadInput(
+                    f"{c.name}.{name} holds numbers that are not finite; nothing to export"
+                )
 
 
 def _check_layers(generator: Generator, keep: Sequence[str]) -> None:

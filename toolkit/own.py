@@ -13,6 +13,7 @@ and then `genedge export mymodule:enlarge --target all`. docs/own.md has a worke
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -30,6 +31,8 @@ __all__ = ["choice", "generator_of", "image", "noise", "style"]
 
 _CHANNELS = {"gray": 1, "rgb": 3, "rgba": 4, "rgba-premultiplied": 4}
 _SMALLEST = 11  # the window of SSIM
+# Of the first picture: the share of values that may lie beyond the named range by more than _SPARE of it.
+_SPARE, _MOST_BEYOND = 0.02, 0.2
 
 
 def noise(*shape: int) -> TensorSpec:
@@ -105,11 +108,12 @@ def generator_of(
     pictures = {
         label: {n: s[i] for n, s in stacks.items()} for i, label in enumerate((*labels, *held))
     }
-    bare = Signature(specs, "picture", TensorSpec("float32", (), *output), layout, tuple(styles))
+    drawn = next(n for n in ("picture", "drawn", "drawn_picture") if n not in specs)
+    bare = Signature(specs, drawn, TensorSpec("float32", (), *output), layout, tuple(styles))
     shape = _shape(module.eval(), bare, pictures.get(held[0]), name)
     made = Signature(
         specs,
-        "picture",
+        drawn,
         TensorSpec("float32", shape, *output),
         _layout(layout, shape, output, name),
         tuple(styles),
@@ -117,7 +121,7 @@ def generator_of(
     signature_from_json(made.to_json(), name)
     return Generator(
         name=name,
-        components=(Component(name.replace(".", "_"), module, tuple(specs), ("picture",)),),
+        components=(Component(name.replace(".", "_"), module, tuple(specs), (drawn,)),),
         signature=made,
         calibration=labels,
         golden=held,
@@ -175,6 +179,15 @@ def _shape(
         raise BadInput(
             f"{name} gives another picture each time it is run: random numbers in forward would be "
             f"frozen into the file; make noise an input"
+        )
+    low, high = signature.output.low, signature.output.high
+    beyond = (result < low - _SPARE * (high - low)) | (result > high + _SPARE * (high - low))
+    if low < high and (share := float(beyond.float().mean())) > _MOST_BEYOND:
+        print(
+            f"genedge: warning: {name} gives values from {float(result.min()):.3g} to "
+            f"{float(result.max()):.3g}; output {(low, high)} cuts {share:.0%} of them off: name the "
+            f"range that it gives, or clamp in forward",
+            file=sys.stderr,
         )
     if min(result.shape[2:]) < _SMALLEST:
         raise BadInput(f"{name} gives {list(result.shape)}; a picture has at least 11 × 11 pixels")

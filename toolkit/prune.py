@@ -218,6 +218,7 @@ def prune(
     note = {
         "pass": "prune",
         "ratio": ratio,
+        "channels": [sum(map(_channels, ranked)), _gone(original, made, ranked)],
         "importance": importance,
         "scope": scope,
         "multiply_adds": [multiply_adds(original), multiply_adds(made)],
@@ -226,6 +227,24 @@ def prune(
         "left_alone": alone,
     }
     return replace(made, history=(*generator.history, note))
+
+
+def _channels(ranked: Ranked) -> int:
+    """Of the first layer of the group, those that may go."""
+    first = ranked.group.layers[0]
+    return sum(
+        len(ids)
+        for u in ranked.group.units
+        for (n, s), ids in u.items()
+        if (n, s) == (first, "out")
+    )
+
+
+def _gone(before: Generator, after: Generator, ranked: Sequence[Ranked]) -> int:
+    """How many of these went."""
+    widths = _widths(before, after)
+    names = [f"{r.component}.{r.group.layers[0]}" for r in ranked]
+    return sum(old - new for n in dict.fromkeys(names) if n in widths for old, new in [widths[n]])
 
 
 def _layers_of(generator: Generator, named: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -34,6 +34,7 @@ from .quantizer import ACTIVATIONS, LAYERS, layer_name
 from .replace import float_graph
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+_BATCH_NORM = torch.ops.aten.batch_norm.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
@@ -41,7 +42,7 @@ _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 class Tap:
     """One layer: its name, component, the node that ends it, and where int8 reads it back.
 
-    node: name in the float graph and in the int8 graph alike. read: the node of the int8 graph
+    node: name in the float graph, and in the int8 graph but for a batch norm that is folded. read: the node of the int8 graph
     whose value is the layer's output after rounding; `node` itself where the layer stays float.
     step: the width of the rounding grid, 0 where there is none.
     """
@@ -86,6 +87,20 @@ def _rounded(node: Node) -> tuple[str, float]:
     return node.name, 0.0
 
 
+def _last(node: Node, small: Mapping[str, Node]) -> Node:
+    """The node of the float graph that ends this layer: behind a batch norm that int8 folds into it, and
+    behind its activation."""
+
+    def only(n: Node) -> Node | None:
+        return next(iter(n.users)) if len(n.users) == 1 else None
+
+    norm = only(node)
+    if norm is not None and norm.target is _BATCH_NORM and norm.name not in small:
+        node = norm
+    after = only(node)
+    return after if after is not None and after.target in ACTIVATIONS else node
+
+
 def graphs_of(generator: Generator, quantized: Quantized) -> Graphs:
     """Pairs the float graphs with the int8 graphs that were made of them."""
     floats, taps = {}, []
@@ -95,11 +110,13 @@ def graphs_of(generator: Generator, quantized: Quantized) -> Graphs:
         for node in graph.graph.nodes:
             if node.target not in LAYERS:
                 continue
-            users = list(node.users)
-            last = users[0] if len(users) == 1 and users[0].target in ACTIVATIONS else node
+            last = _last(node, small)
+            there = small.get(last.name) or small.get(
+                node.name
+            )  # the norm's work is the layer's there
             value = node.meta.get("val")
-            if isinstance(value, Tensor) and value.dtype == torch.float32 and last.name in small:
-                read, step = _rounded(small[last.name])
+            if isinstance(value, Tensor) and value.dtype == torch.float32 and there is not None:
+                read, step = _rounded(there)
                 name = full_name(component.name, layer_name(node))
                 taps.append(Tap(name, component.name, last.name, read, step))
     return Graphs(generator, floats, quantized.graphs, tuple(taps))

@@ -18,8 +18,9 @@ from .options import Debug, ExportModel, Quiet, need_torch
 def export(
     model: ExportModel = "emoji",
     target: Annotated[
-        str, typer.Option(help=f"{', '.join(TARGETS)}, or all.", show_default=False)
-    ] = "",
+        list[str] | None,
+        typer.Option(help=f"{', '.join(TARGETS)}, or all; may be repeated.", show_default=False),
+    ] = None,
     precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = "int8",
     cpu: Annotated[str, typer.Option(help=f"For int8: {', '.join(CPUS)}.")] = "portable",
     min_psnr: Annotated[
@@ -71,8 +72,10 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write verified artifacts of a generator."""
-    if target not in (*TARGETS, "all"):
-        raise BadInput(f"target {target!r} is unknown; use --target {'|'.join(TARGETS)}|all")
+    chosen = [t for word in target or [""] for t in word.split(",")]
+    for word in chosen:
+        if word not in (*TARGETS, "all"):
+            raise BadInput(f"target {word!r} is unknown; use --target {'|'.join(TARGETS)}|all")
     if precision not in PRECISIONS:
         known = "|".join(PRECISIONS)
         raise BadInput(f"precision {precision!r} is unknown; use --precision {known}")
@@ -87,8 +90,9 @@ def export(
     from ..export import export as run
     from ..models import resolve
 
-    targets = list(TARGETS) if target == "all" else [target]
-    if target == "all" and precision == "fp16":
+    every = "all" in chosen
+    targets = list(TARGETS) if every else list(dict.fromkeys(chosen))
+    if every and precision == "fp16":
         targets.remove("executorch")
         print("genedge: executorch has no fp16 and is left out", file=sys.stderr)
     check_precision(targets, precision)

@@ -151,7 +151,7 @@ def prune(
     need_torch()
     _need_pruning()
     from ..distill import checked_rate
-    from ..drawings import psnr_to
+    from ..drawings import batch_of, check_batches, psnr_to
     from ..models import resolve
     from ..progress import reporting
     from ..prune import prune as run
@@ -161,6 +161,8 @@ def prune(
     losses, more = _losses(loss), read_prompts(prompts) if prompts else []
     teacher = resolve(model)
     _warn(teacher, more)
+    if recover and batch > 1:  # said before the work
+        check_batches(teacher, batch_of(teacher, teacher.calibration or ("a picture",), seed, 0, 2))
     with reporting(quiet) as progress:
         made = run(
             teacher,
@@ -202,8 +204,9 @@ def prune(
         said = f", {found['psnr_recovered']:.1f} dB after recovery" if recover else ""
         if recover and not found["recovery_kept"]:
             said = "; recovery made it worse and was left out: try more steps or a lower --rate"
+        may, went = note["channels"]
         print(
-            f"{out}  ratio {note['ratio']:.2f}  {macs / 1e6:.1f} → {macs_now / 1e6:.1f} M multiply-adds"
+            f"{out}  ratio {note['ratio']:.2f} ({went:,} of {may:,} channels went)  {macs / 1e6:.1f} → {macs_now / 1e6:.1f} M multiply-adds"
             f"  {size / 1e6:.2f} → {size_now / 1e6:.2f} MB as int8  PSNR to {teacher.name} "
             f"{found['psnr_pruned']:.1f} dB{said}"
         )
@@ -257,6 +260,12 @@ def distill(
     if not _main_process():
         return
     found = {"before": psnr_to(master, pupil), "after": psnr_to(master, made)}
+    if found["after"] < found["before"] and not losses.get("int8"):
+        print(
+            "genedge: warning: the student is further from its teacher than before; try more steps or a "
+            "lower --rate",
+            file=sys.stderr,
+        )
     save(made, out, force=force)
     if work is None:
         _clear(folder)
