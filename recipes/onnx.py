@@ -234,6 +234,32 @@ def round_before_relu(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
+def guard_float_weights(model: onnx.ModelProto) -> None:
+    """Keeps float what was planned float, in place: ONNX Runtime turns the float weights of a layer that
+    stands between two grids into int8 of its own (WeightBiasQuantization) unless
+    something stands between the first grid and the layer. A Clip to all of float32 does."""
+    graph = model.graph
+    floats = {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT}
+    grids = {o for n in graph.node if n.op_type == "DequantizeLinear" for o in n.output}
+    found = [
+        (i, n)
+        for i, n in enumerate(graph.node)
+        if n.op_type in ("Conv", "ConvTranspose", "Gemm")
+        and n.input[0] in grids
+        and n.input[1] in floats
+    ]
+    if not found:
+        return
+    largest = float(np.finfo(np.float32).max)
+    ends = [f"float32_{side}" for side in ("lowest", "highest")]
+    for name, value in zip(ends, (-largest, largest), strict=True):
+        graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+    for i, node in reversed(found):
+        kept = f"{node.output[0]}.unrounded"
+        graph.node.insert(i, onnx.helper.make_node("Clip", [node.input[0], *ends], [kept]))
+        node.input[0] = kept
+
+
 def drop_unused(model: onnx.ModelProto) -> None:
     """Initializers that no node reads go."""
     used = {name for node in model.graph.node for name in node.input}
@@ -278,5 +304,6 @@ def export(programs: Programs, directory: Path, options: Options) -> dict[str, l
             to_unsigned(model.proto)
             constants_to_unsigned(model.proto)
             round_before_relu(model.proto)
+            guard_float_weights(model.proto)
         files[name] = write(model, directory / f"{name}.onnx")
     return files

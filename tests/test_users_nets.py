@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from genedge.recipes import TARGETS
 from genedge.runtime.errors import BadInput
 from genedge.runtime.verify import Limits
 from genedge.toolkit.blame import feeds_of, measure_losses
@@ -268,6 +269,14 @@ def test_blame_takes_a_folded_batch_norm_as_part_of_its_layer():
     by_name = {loss.layer: loss for loss in measure_losses(graphs, feeds_of(generator, 2)).losses}
     assert set(by_name) == {f"normed.{n}" for n in ("first", "middle", "last")}
     assert all(loss.alone > 20 for loss in by_name.values()), by_name
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_layer_that_stays_float_between_two_grids_is_not_rounded_by_the_runtime(tmp_path, target):
+    generator = made(Net())
+    free = Limits(psnr=1, ssim=0.01, flat=0, signed=99, lead=-100)
+    (one,) = export(generator, [target], out=tmp_path, keep=["net.middle"], limits=free)
+    assert one.found["to_simulation"] > 70
 
 
 def test_prune_says_how_many_channels_went():
