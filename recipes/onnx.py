@@ -236,8 +236,8 @@ def round_before_relu(model: onnx.ModelProto) -> None:
 
 def guard_float_weights(model: onnx.ModelProto) -> None:
     """Keeps float what was planned float, in place: ONNX Runtime turns the float weights of a layer that
-    stands between two grids into int8 of its own (WeightBiasQuantization) unless
-    something stands between the first grid and the layer. A Clip to all of float32 does."""
+    stands between two grids into int8 of its own (WeightBiasQuantization) unless something stands between
+    the first grid and the layer. A Clip to all of float32 does."""
     graph = model.graph
     floats = {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT}
     grids = {o for n in graph.node if n.op_type == "DequantizeLinear" for o in n.output}

@@ -97,7 +97,7 @@ def compared(report: Report, path: Path) -> Report:
     """The report with its changes since the accepted verdict, and rows that a red one fails."""
     profiles, here = read_accepted(path), host.cpu_profile()
     before = profiles.get(here, {})
-    if not before and not profiles:
+    if not profiles:
         return report
     if not before:
         note = f"{path.name} holds verdicts of {', '.join(sorted(profiles))} alone: accept one here too"

@@ -44,9 +44,10 @@ def run_in_child(task: str, **arguments: Any) -> dict[str, Any]:
         )
         if done.returncode == -signal.SIGINT:
             raise KeyboardInterrupt
-        if done.returncode or not answer.is_file():
-            raise EnvironmentFailed(how_it_ended(done.returncode, done.stderr))
-        row = json.loads(answer.read_text())
+        try:
+            row = json.loads(answer.read_text())
+        except (OSError, ValueError):  # none, or half of one: it died, or the disk is full
+            raise EnvironmentFailed(how_it_ended(done.returncode, done.stderr)) from None
     if "error" in row:
         raise ChildFailed(row["error"], row["exit_code"])
     return row["result"]  # type: ignore[no-any-return]
